@@ -1,0 +1,1 @@
+"""Tests of the FUSE session layer with a filesystem in memory."""

@@ -1,0 +1,1 @@
+"""vaultfs: an encrypted vault that mounts as a normal folder."""

@@ -1,0 +1,108 @@
+"""Parse the words of one verb with cyclopts; errors are one line and exit code 2, help is plain text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import cyclopts
+
+from vaultfs.cli.verbs import Command
+from vaultfs.errors import UsageError
+
+
+def command_app(name: str, command: Command) -> cyclopts.App:
+    """A cyclopts application for one command: options have no ``--no-`` twin, errors are raised, nothing is printed.
+
+    Args:
+        name: the words that call it, as in ``vaultfs key add``.
+        command: the function; its docstring is the help.
+    """
+    app = cyclopts.App(
+        name=name,
+        help_flags=[],
+        version_flags=[],
+        default_parameter=cyclopts.Parameter(negative=""),
+        result_action="return_value",
+    )
+    app.default(command)
+    return app
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether ``-h`` or ``--help`` stands among the words, before any ``--``."""
+    before = words[: words.index("--")] if "--" in words else words
+    return "-h" in before or "--help" in before
+
+
+def bind(name: str, command: Command, words: Sequence[str]) -> inspect.BoundArguments:
+    """Turn words into the command's arguments.
+
+    Raises:
+        UsageError: a word is unknown, missing, doubled, or not of its type.
+    """
+    app = command_app(name, command)
+    try:
+        _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        message = " ".join(str(error).split())
+        raise UsageError(f"{message.rstrip('.')}; see '{name} --help'") from None
+    return bound
+
+
+def _metavar(argument: Any) -> str:
+    """What stands for an option's value in the help: its choices, or a word that tells its kind."""
+    choices = argument.get_choices()
+    if choices:
+        return "|".join(choices)
+    hint = str(argument.hint)
+    if "bool" in hint:
+        return ""
+    for word, shown in (("Path", "FILE"), ("int", "N"), ("float", "SECONDS")):
+        if word in hint:
+            return shown
+    return "VALUE"
+
+
+def help_text(name: str, command: Command, usage: str) -> str:
+    """The help of one command: usage, purpose, arguments, options with defaults.
+
+    Args:
+        name: the words that call it.
+        command: the function whose docstring and parameters are shown.
+        usage: its arguments in one line.
+    """
+    positional: list[tuple[str, str]] = []
+    options: list[tuple[str, str]] = []
+    for argument in command_app(name, command).assemble_argument_collection(parse_docstring=True):
+        if not argument.show:
+            continue
+        text = argument.parameter.help or ""
+        if not argument.name.startswith("-"):
+            positional.append((argument.name, text))
+            continue
+        default = argument.field_info.default
+        if isinstance(default, (str, int, float)) and not isinstance(default, bool):
+            text = f"{text} (default: {default})"
+        names = ", ".join(sorted(argument.names, key=len))
+        options.append((f"{names} {_metavar(argument)}".strip(), text))
+    options.append(("-h, --help", "Show this help."))
+    paragraphs = (inspect.getdoc(command) or "").split("\nArgs:")[0].strip()
+    lines = [f"Usage: {name} [options] {usage}".rstrip(), "", paragraphs, ""]
+    width = max(len(left) for left, _ in positional + options) + 2
+    for heading, rows in (("Arguments:", positional), ("Options:", options)):
+        if rows:
+            lines += [heading, *(_entry(left, text, width) for left, text in rows), ""]
+    return "\n".join(lines)
+
+
+def _entry(left: str, text: str, width: int) -> str:
+    """One row of the help; long left columns get a line of their own."""
+    import textwrap  # noqa: PLC0415  # only help needs it
+
+    column = min(width, 28)
+    body = textwrap.wrap(text, 100 - column) or [""]
+    indent = "\n" + " " * (column + 2)
+    head = f"  {left:<{column}}" if len(left) < column else f"  {left}{indent}"
+    return (head + indent.join(body)).rstrip()

@@ -1,0 +1,83 @@
+"""``vaultfs status``: what is mounted where, and what the daemons say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vaultfs.cli.live import request
+from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
+from vaultfs.cli.output import emit_json, fields, name_text, say
+from vaultfs.cli.sizes import format_size
+from vaultfs.errors import VaultError
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.lock import read_holder
+
+
+def run(path: Path | None = None, /, *, json: bool = False) -> int:
+    """Show what is mounted, and what a vault is doing. No password is needed.
+
+    Args:
+        path: A vault or a mounted folder; every mounted vault if not given.
+        json: Print JSON.
+    """
+    if path is None:
+        found = [mounted_state(mount) for mount in live_mounts()]
+        if json:
+            emit_json({"mounts": found})
+        elif not found:
+            say("No vault is mounted.")
+        for number, state in enumerate([] if json else found):
+            if number:
+                say()
+            _show(state)
+        return 0
+    mount = mount_at(path)
+    state = mounted_state(mount) if mount is not None else vault_state(path)
+    if json:
+        emit_json(state)
+    else:
+        _show(state)
+    return 0
+
+
+def mounted_state(mount: LiveMount) -> dict[str, Any]:
+    """What can be said about a live mount: ``state`` is ``mounted``, or ``dead`` if its daemon does not answer."""
+    base: dict[str, Any] = {
+        "state": "mounted",
+        "mountpoint": str(mount.mountpoint),
+        "source": mount.source,
+        "options": list(mount.options),
+    }
+    try:
+        return {**base, **request(mount, "status")}
+    except VaultError as error:
+        return {**base, "state": "dead", "error": str(error)}
+
+
+def vault_state(path: Path) -> dict[str, Any]:
+    """What can be said about a vault from its directory: ``state`` is ``in use`` or ``not mounted``."""
+    vault = vault_at(path)
+    holder = read_holder(VaultLayout(vault))
+    stored = sum(file.stat().st_size for file in vault.rglob("*") if file.is_file())
+    state: dict[str, Any] = {
+        "state": "not mounted" if holder is None else "in use",
+        "vault": str(vault),
+        "stored_bytes": stored,
+    }
+    if holder is not None:
+        state |= {"pid": holder.pid, "hostname": holder.hostname, "mountpoint": holder.mountpoint}
+    return state
+
+
+def _show(state: dict[str, Any]) -> None:
+    """The state as ``name: value`` lines."""
+    rows = []
+    for name, value in state.items():
+        if name.endswith("_bytes"):
+            rows.append((name.removesuffix("_bytes").replace("_", " "), format_size(value)))
+        elif isinstance(value, list):
+            rows.append((name, ",".join(str(item) for item in value)))
+        elif value is not None:
+            rows.append((name.replace("_", " "), name_text(str(value).encode(errors="surrogateescape"))))
+    fields(rows)

@@ -1,0 +1,223 @@
+"""Polls the FUSE device for some microseconds before the event loop sleeps, and makes a hot request cost no loop pass.
+
+A program that works on small files sends its next request microseconds after it got the last answer.  To sleep in
+between costs both sides a wake-up, several times the work itself.  pyfuse3 looks the name ``trio`` up in its own module
+(its asyncio backend relies on that), so `installed` puts an object there that differs from trio in two things:
+
+- ``lowlevel.wait_readable`` looks at the descriptor, for a bounded time that follows what paid off lately, before it
+  delegates to trio.  It does not poll while another worker is in the middle of a request, because that one needs the
+  loop (or the interpreter) to go on, and a daemon without requests never polls at all.
+- ``Lock`` lets the worker that comes back take it again at once, without a pass of the scheduler.
+
+Under an endless stream of requests the loop still gets its turn every millisecond, so timers and other tasks run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyfuse3
+import trio
+
+from vaultfs.fuse.handshake import Relay
+
+TURN_NS: Final = 1_000_000
+"""Longest time in nanoseconds for which requests are served without a pass of the event loop."""
+
+LONGEST_POLL_NS: Final = 50_000
+"""Longest time in nanoseconds for which one wait polls."""
+
+SHORTEST_POLL_NS: Final = 3_000
+"""A budget below this is rounded down to one look."""
+
+
+def _nothing() -> Generator[None, None, None]:
+    yield from ()
+
+
+class _Done:
+    """Something to await that is done already; one object serves all, because an exhausted generator stays so."""
+
+    __slots__ = ("_exhausted",)
+
+    def __init__(self) -> None:
+        self._exhausted = _nothing()
+        next(self._exhausted, None)
+
+    def __await__(self) -> Generator[None, None, None]:
+        return self._exhausted
+
+
+_DONE: Final = _Done()
+
+
+class BargingLock:
+    """A lock for tasks in which he who comes first takes it, even if others have been parked for longer.
+
+    That is unfair, and right for workers that are all alike: the one that is awake goes on.  A release wakes one
+    parked task at most, which parks again if it finds the lock taken; the next release then wakes one again, so no
+    wake-up is lost.  Taking a free lock is no checkpoint.
+    """
+
+    __slots__ = ("_is_locked", "_is_waking", "_lot")
+
+    def __init__(self) -> None:
+        self._is_locked = False
+        self._is_waking = False
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def __aenter__(self) -> _Done | Coroutine[Any, Any, None]:
+        if self._is_locked:
+            return self._take_later()
+        self._is_locked = True
+        return _DONE
+
+    def __aexit__(self, *_: object) -> _Done:
+        self._is_locked = False
+        if self._lot and not self._is_waking:
+            self._is_waking = True
+            self._lot.unpark()
+        return _DONE
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for the lock, the one that a release has chosen included."""
+        return len(self._lot) + self._is_waking
+
+    async def _take_later(self) -> None:
+        while self._is_locked:
+            await self._lot.park()  # whoever was chosen by a release comes out here even if cancelled meanwhile
+            self._is_waking = False
+        self._is_locked = True
+
+
+@dataclass(slots=True)
+class PollCounts:
+    """What the poller did; for tests and for ``status``.
+
+    Attributes:
+        hits: waits that looking at the descriptor served.
+        sleeps: waits that went to trio.
+        turns: passes given to the event loop because a millisecond was over.
+    """
+
+    hits: int = 0
+    sleeps: int = 0
+    turns: int = 0
+
+
+class PollingWaiter:
+    """``wait_readable`` with polling in front of it.
+
+    Args:
+        longest_poll_ns: bound of the time one wait polls; 0 looks once and then sleeps.
+    """
+
+    def __init__(self, longest_poll_ns: int = LONGEST_POLL_NS) -> None:
+        self.counts = PollCounts()
+        self._longest_ns = longest_poll_ns
+        self._budget_ns = longest_poll_ns
+        self._last_turn_ns = 0
+        self._descriptor = -1
+        self._poller = select.poll()
+        self._lock = BargingLock()
+
+    def new_lock(self) -> BargingLock:
+        """Return the lock under which the workers will call this object; it tells how many of them are idle."""
+        self._lock = BargingLock()
+        return self._lock
+
+    def __call__(self, descriptor: int) -> _Done | Coroutine[Any, Any, None]:
+        """Return something to await until the descriptor is readable; done already if a request came while polling."""
+        if descriptor != self._descriptor:
+            self._poller = select.poll()
+            self._poller.register(descriptor, select.POLLIN)
+            self._descriptor = descriptor
+        poll = self._poller.poll
+        clock = time.perf_counter_ns
+        now = clock()
+        if now - self._last_turn_ns > TURN_NS:
+            return self._take_turn(descriptor)
+        if poll(0):
+            self.counts.hits += 1
+            return _DONE
+        if self._budget_ns and not self._is_other_worker_busy():
+            deadline = now + self._budget_ns
+            while clock() < deadline:
+                if poll(0):
+                    self.counts.hits += 1
+                    return _DONE
+        return self._sleep(descriptor)
+
+    def _is_other_worker_busy(self) -> bool:
+        nursery = trio.lowlevel.current_task().parent_nursery
+        return nursery is not None and len(nursery.child_tasks) > 1 + self._lock.waiting
+
+    async def _take_turn(self, descriptor: int) -> None:
+        self.counts.turns += 1
+        await trio.lowlevel.checkpoint()
+        self._last_turn_ns = time.perf_counter_ns()
+        await self(descriptor)
+
+    async def _sleep(self, descriptor: int) -> None:
+        self.counts.sleeps += 1
+        began = time.perf_counter_ns()
+        await trio.lowlevel.wait_readable(descriptor)
+        self._last_turn_ns = woke = time.perf_counter_ns()
+        if woke - began < 2 * self._longest_ns:
+            self._budget_ns = self._longest_ns
+        else:
+            self._budget_ns = self._budget_ns // 2 if self._budget_ns > SHORTEST_POLL_NS else 0
+
+
+class _Lowlevel:
+    """What pyfuse3 uses of ``trio.lowlevel``."""
+
+    current_task = staticmethod(trio.lowlevel.current_task)
+    current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
+    notify_closing = staticmethod(trio.lowlevel.notify_closing)
+
+    def __init__(self, wait_readable: Callable[[int], Awaitable[None]]) -> None:
+        self.wait_readable = wait_readable
+
+
+class PyfuseTrio:
+    """What pyfuse3 sees as ``trio`` while a session runs.
+
+    Args:
+        waiter: polls before it sleeps; None for trio's own waiting and lock.
+        relay: a handshake to take through its steps before the first real wait; None if there is none.
+    """
+
+    ClosedResourceError = trio.ClosedResourceError
+    open_nursery = staticmethod(trio.open_nursery)
+    from_thread = trio.from_thread
+
+    def __init__(self, waiter: PollingWaiter | None, relay: Relay | None) -> None:
+        self.Lock: Callable[[], object] = trio.Lock if waiter is None else waiter.new_lock
+        self._wait: Callable[[int], Awaitable[None]] = waiter or trio.lowlevel.wait_readable
+        self._relay = relay
+        self.lowlevel = _Lowlevel(self._wait if relay is None else self._shake_hands)
+
+    def _shake_hands(self, descriptor: int) -> Awaitable[None]:
+        if self._relay is not None and not self._relay.is_done():
+            return _DONE
+        self.lowlevel.wait_readable = self._wait
+        return self._wait(descriptor)
+
+
+@contextlib.contextmanager
+def installed(substitute: PyfuseTrio) -> Iterator[None]:
+    """Let pyfuse3 use ``substitute`` for as long as the block runs (one session at a time; pyfuse3 has one only)."""
+    names = vars(pyfuse3)
+    before = names["trio"]
+    names["trio"] = substitute
+    try:
+        yield
+    finally:
+        names["trio"] = before

@@ -1,0 +1,163 @@
+"""For all tests: ``--long``, a state directory of their own, and a check that nothing outlives a test.
+
+After each test no mount, loop device or process may be left that was not there before.  What is found is removed, so
+that one careless test does not spoil the next, and the test fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MARK_VARIABLE = "VAULTFS_TEST_RUN"
+"""Every process that descends from this run has it in its environment, daemons included."""
+
+LOOP_CLR_FD = 0x4C01
+MNT_DETACH = 2
+END_PATIENCE_S = 5.0
+"""A process that has closed everything may still be there for a moment, until its parent has waited for it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms too: thousands of cases, many minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[MARK_VARIABLE] = f"{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long_ones = [item for item in items if item.get_closest_marker("long") is not None]
+    if long_ones:
+        config.hook.pytest_deselected(items=long_ones)
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+
+
+@pytest.fixture(scope="session")
+def long_run(pytestconfig: pytest.Config) -> bool:
+    """Whether ``--long`` was given: then tests that count their cases take many more."""
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Logs, witnesses and sockets of tests never reach those of the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
+        yield
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What can outlive a test."""
+
+    mounts: frozenset[str]
+    loops: frozenset[tuple[str, str]]
+    processes: frozenset[int]
+
+
+def _mounts() -> frozenset[str]:
+    """Mount points of FUSE and of loop devices; others on this machine mount such things, but not meanwhile."""
+    found = set()
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        source, where, kind, *_ = line.split(" ")
+        if kind.split(".")[0] in {"fuse", "fuseblk"} or source.startswith("/dev/loop"):
+            found.add(where.encode("utf-8", "surrogateescape").decode("unicode_escape"))
+    return frozenset(found)
+
+
+def _loops() -> frozenset[tuple[str, str]]:
+    found = set()
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            found.add((file.parts[3], file.read_text(encoding="utf-8", errors="replace").strip()))
+        except OSError:  # it was detached meanwhile
+            continue
+    return frozenset(found)
+
+
+def _is_ours(text: str, base: Path) -> bool:
+    """Whether a path was made by this run: below pytest's directory, or named after the run."""
+    return text.startswith(f"{base}/") or os.environ[MARK_VARIABLE] in text
+
+
+def _resources(base: Path) -> Resources:
+    mark = f"{MARK_VARIABLE}={os.environ[MARK_VARIABLE]}".encode()
+    processes = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal() or int(entry) == os.getpid():
+            continue
+        try:
+            environment = Path("/proc", entry, "environ").read_bytes()  # that of a zombie is empty
+        except OSError:  # it ended, or belongs to another user
+            continue
+        if mark in environment.split(b"\0"):
+            processes.add(int(entry))
+    return Resources(
+        frozenset(where for where in _mounts() if _is_ours(where, base)),
+        frozenset(loop for loop in _loops() if _is_ours(loop[1], base)),
+        frozenset(processes),
+    )
+
+
+def _left(before: Resources, base: Path) -> Resources:
+    now = _resources(base)
+    return Resources(now.mounts - before.mounts, now.loops - before.loops, now.processes - before.processes)
+
+
+def _remove(left: Resources) -> None:
+    for where in sorted(left.mounts, reverse=True):
+        _libc.umount2(os.fsencode(where), MNT_DETACH)
+    for name, _ in left.loops:
+        device = os.open(f"/dev/{name}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(device, LOOP_CLR_FD)
+        except OSError:  # it went with its mount
+            continue
+        finally:
+            os.close(device)
+    for pid in left.processes:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:200]
+    except OSError:
+        return "ended meanwhile"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a mount, a loop device or a process behind, and remove them."""
+    base = tmp_path_factory.getbasetemp()
+    before = _resources(base)
+    yield
+    left = _left(before, base)
+    deadline = time.monotonic() + END_PATIENCE_S
+    while left != Resources(frozenset(), frozenset(), frozenset()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = _left(before, base)
+    problems = [f"mount {where}" for where in sorted(left.mounts)]
+    problems += [f"{name} on {file}" for name, file in sorted(left.loops)]
+    problems += [f"process {pid}: {_command_line(pid)}" for pid in sorted(left.processes)]
+    _remove(left)
+    if problems:
+        pytest.fail("the test left behind: " + "; ".join(problems))

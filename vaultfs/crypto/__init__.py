@@ -1,1 +1,1 @@
-"""Keys, key slots, and the sealing of chunks, manifests and records; no file is read or written here but by one hash."""
+"""Keys, key slots, and the sealing of chunks, manifests and records; no disk is touched but to hash one file."""

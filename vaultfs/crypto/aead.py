@@ -31,7 +31,7 @@ import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from vaultfs.crypto.keys import FINGERPRINT_BYTES, KEY_BYTES, VAULT_ID_BYTES, Buffer, derive_key, require_key
+from vaultfs.crypto.keys import FINGERPRINT_BYTES, KEY_BYTES, VAULT_ID_BYTES, Buffer, Hidden, derive_key, require_key
 from vaultfs.errors import ChunkIntegrityError, IntegrityError, UsageError
 from vaultfs.ids import ChunkId, VaultId
 
@@ -48,7 +48,7 @@ _CHUNK_AAD: Final = struct.Struct("<5s16sQI")
 _CHUNK_NONCE_INPUT: Final = struct.Struct("<16sQII32s")
 
 
-class SegmentCipher:
+class SegmentCipher(Hidden):
     """Seals and opens what is in one segment.  Safe to use from several threads at once.
 
     Args:
@@ -84,6 +84,7 @@ class SegmentCipher:
 
         Args:
             out: writable; ``len(plaintext) + OVERHEAD_BYTES`` bytes of it are overwritten, the rest is left alone.
+                It must not overlap ``plaintext``.
             chunk_id: bound into the ciphertext, u64.
             plaintext: the chunk, or its compressed form; at most ``length`` bytes.
             fingerprint: of the uncompressed chunk, 32 bytes.

@@ -7,11 +7,11 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from vaultfs.crypto.keys import require_key
+from vaultfs.crypto.keys import Hidden, require_key
 from vaultfs.errors import IntegrityError
 
 
-class DeviceKey:
+class DeviceKey(Hidden):
     """Signs.
 
     Args:

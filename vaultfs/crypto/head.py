@@ -10,6 +10,7 @@ the database 32, hash of the newest manifest 32 (zeros if there is none).
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,14 +115,20 @@ def hash_database(subkeys: Subkeys, path: Path) -> bytes:
 
     Raises:
         StorageError: the file cannot be read, or is a symlink.
+        IntegrityError: it is no regular file.
     """
     hasher = blake3.blake3(key=derive_key(subkeys.record, salt=b"", info=b"vaultfs 1 database hash"))
     buffer = memoryview(bytearray(_READ_BYTES))
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  # of a descriptor
-            while count := file.readinto(buffer):
+        # O_NONBLOCK, so that a FIFO in the file's place does not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise IntegrityError("metadata.db is no regular file; restore it")
+            while count := os.readv(descriptor, [buffer]):
                 hasher.update(buffer[:count])
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise StorageError(f"metadata.db cannot be read: {error.strerror}") from error
     return hasher.digest()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ import msgspec
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES, open_record, seal_record
 from vaultfs.crypto.kdf import KdfParameters
-from vaultfs.crypto.keys import KEY_BYTES, LARGEST_EPOCH, VAULT_ID_BYTES, Keyring, MasterKey, Subkeys
+from vaultfs.crypto.keys import LARGEST_EPOCH, MASTER_BYTES, VAULT_ID_BYTES, Keyring, MasterKey, Subkeys
 from vaultfs.crypto.slots import KeySlot, Secret, SecretKind, SlotFields, frame, unhex
 from vaultfs.errors import FormatTooNewError, IntegrityError, NotAVaultError, UsageError, WrongPasswordError
 from vaultfs.ids import KeyEpoch, VaultId
@@ -37,14 +38,13 @@ from vaultfs.ids import KeyEpoch, VaultId
 FORMAT: Final = 1
 LARGEST_HEADER_BYTES: Final = 1 << 20
 MOST_SLOTS: Final = 32
-WRONG_PASSWORD: Final = "no key slot opens with this secret"  # noqa: S105  # a message
+WRONG_PASSWORD: Final = "wrong password, recovery key or key file: no key slot opens with it"  # noqa: S105  # a message
 """Constant, so that it tells nothing about slots."""
 
 _TYPE: Final = "vaultfs vault"
-_EPOCH_BYTES: Final = 4
-_MASTER_BYTES: Final = _EPOCH_BYTES + KEY_BYTES
 _MAC_BYTES: Final = 32
 _MOST_OLDER_EPOCHS: Final = 1024
+"""That many rotations may be unfinished; the limit keeps the header small."""
 
 
 class SlotInfo(NamedTuple):
@@ -141,14 +141,14 @@ class VaultHeader:
         if not 1 <= len(fields.slots) <= MOST_SLOTS or not 1 <= fields.epoch <= LARGEST_EPOCH:
             raise NotAVaultError("vault.json cannot be read: its number of slots or its epoch is out of range")
         slots = tuple(KeySlot.decode(slot) for slot in fields.slots)
-        older = (len(fields.keyring) // 2 - OVERHEAD_BYTES) // _MASTER_BYTES
+        older = (len(fields.keyring) // 2 - OVERHEAD_BYTES) // MASTER_BYTES
         if not 0 <= older <= _MOST_OLDER_EPOCHS:
             raise NotAVaultError("vault.json cannot be read: its keyring has a wrong length")
         return cls(
             VaultId(unhex(fields.vault_id, VAULT_ID_BYTES)),
             KeyEpoch(fields.epoch),
             slots,
-            unhex(fields.keyring, OVERHEAD_BYTES + older * _MASTER_BYTES),
+            unhex(fields.keyring, OVERHEAD_BYTES + older * MASTER_BYTES),
             unhex(fields.mac, _MAC_BYTES),
         )
 
@@ -215,13 +215,13 @@ class VaultHeader:
             UsageError: the label is none or taken, or there are 32 slots.
             IntegrityError: the header is not as the holder of the key wrote it.
         """
-        self._verify(keyring)
+        own = self._verified(keyring)
         if any(slot.label == label for slot in self.key_slots):
             raise UsageError(f"a key slot has the label {label!r} already; choose another")
         if len(self.key_slots) >= MOST_SLOTS:
             raise UsageError(f"a vault has {MOST_SLOTS} key slots at most; remove one first")
-        slot = KeySlot.create(secret, keyring.master, self.vault_id, label=label, kdf=kdf)
-        return self._build(keyring, (*self.key_slots, slot))
+        slot = KeySlot.create(secret, own.master, self.vault_id, label=label, kdf=kdf)
+        return self._build(own, (*self.key_slots, slot))
 
     def remove_slot(self, keyring: Keyring, label_or_id: str) -> VaultHeader:
         """One slot less.  Whoever saved the old header can still use the removed secret until ``key rotate``.
@@ -234,7 +234,7 @@ class VaultHeader:
             UsageError: no slot is named so, or it is the last one.
             IntegrityError: the header is not as the holder of the key wrote it.
         """
-        self._verify(keyring)
+        own = self._verified(keyring)
         named = [slot for slot in self.key_slots if slot.label == label_or_id] or [
             slot for slot in self.key_slots if slot.slot_id == label_or_id
         ]
@@ -242,7 +242,7 @@ class VaultHeader:
             raise UsageError(f"no key slot is called {label_or_id!r}; 'vaultfs key list' shows them")
         if len(self.key_slots) == 1:
             raise UsageError("this is the last key slot; without it nothing would open the vault")
-        return self._build(keyring, tuple(slot for slot in self.key_slots if slot is not named[0]))
+        return self._build(own, tuple(slot for slot in self.key_slots if slot is not named[0]))
 
     def replace_secret(
         self, keyring: Keyring, old_secret: Secret, new_secret: Secret, kdf: KdfParameters
@@ -259,11 +259,11 @@ class VaultHeader:
             WrongPasswordError: the old secret opens no slot.
             IntegrityError: the header is not as the holder of the key wrote it.
         """
-        self._verify(keyring)
+        own = self._verified(keyring)
         for index, slot in enumerate(self.key_slots):
             if slot.open(old_secret, self.vault_id) is not None:
-                changed = KeySlot.create(new_secret, keyring.master, self.vault_id, label=slot.label, kdf=kdf)
-                return self._build(keyring, (*self.key_slots[:index], changed, *self.key_slots[index + 1 :]))
+                changed = KeySlot.create(new_secret, own.master, self.vault_id, label=slot.label, kdf=kdf)
+                return self._build(own, (*self.key_slots[:index], changed, *self.key_slots[index + 1 :]))
         raise WrongPasswordError(WRONG_PASSWORD)
 
     # ------------------------------------------------------------------------------------------ changing the master key
@@ -282,19 +282,21 @@ class VaultHeader:
             The new header, and the keyring with the old master keys and the new one.
 
         Raises:
-            UsageError: there is no survivor, a label twice, or no slot of that label.
+            UsageError: there is no survivor, a label twice, no slot of that label, or 1024 older epochs are left.
             WrongPasswordError: a survivor's secret does not open its slot.
             IntegrityError: the header is not as the holder of the key wrote it.
         """
-        self._verify(keyring)
+        own = self._verified(keyring)
         by_label = {slot.label: slot for slot in self.key_slots}
         labels = [label for label, _ in survivors]
         if not labels or len(set(labels)) != len(labels) or not by_label.keys() >= set(labels):
             raise UsageError("a rotation needs at least one key slot to keep, each named once; see 'vaultfs key list'")
+        if len(own.epochs) > _MOST_OLDER_EPOCHS:
+            raise UsageError("too many rotations are unfinished; let one finish before you begin another")
         for label, secret in survivors:
             if by_label[label].open(secret, self.vault_id) is None:
                 raise WrongPasswordError(WRONG_PASSWORD)
-        renewed = Keyring(self.vault_id, (*keyring.masters, MasterKey.generate(KeyEpoch(keyring.epoch + 1))))
+        renewed = Keyring(self.vault_id, (*own.masters, MasterKey.generate(KeyEpoch(own.epoch + 1))))
         slots = tuple(
             KeySlot.create(
                 secret, renewed.master, self.vault_id, label=label, kdf=kdf, created_s=by_label[label].created_s
@@ -303,7 +305,7 @@ class VaultHeader:
         )
         return self._build(renewed, slots), renewed
 
-    def retire_epochs(self, keyring: Keyring, keep: Iterable[KeyEpoch]) -> tuple[VaultHeader, Keyring]:
+    def retire_epochs(self, keyring: Keyring, keep: Iterable[int]) -> tuple[VaultHeader, Keyring]:
         """Forget older master keys that nothing is encrypted with any more.
 
         Args:
@@ -314,11 +316,11 @@ class VaultHeader:
             UsageError: an epoch to keep is not in the ring.
             IntegrityError: the header is not as the holder of the key wrote it.
         """
-        self._verify(keyring)
-        kept = {*keep, keyring.epoch}
-        if not kept <= set(keyring.epochs):
+        own = self._verified(keyring)
+        kept = {*keep, own.epoch}
+        if not kept <= set(own.epochs):
             raise UsageError("an epoch that shall be kept is not in the keyring")
-        smaller = Keyring(self.vault_id, (master for master in keyring.masters if master.epoch in kept))
+        smaller = Keyring(self.vault_id, (master for master in own.masters if master.epoch in kept))
         return self._build(smaller, self.key_slots), smaller
 
     # ------------------------------------------------------------------------------------------ sealing and checking
@@ -326,7 +328,7 @@ class VaultHeader:
     @classmethod
     def _build(cls, keyring: Keyring, slots: tuple[KeySlot, ...]) -> VaultHeader:
         """A header with a fresh keyring record and MAC."""
-        older = b"".join(master.epoch.to_bytes(_EPOCH_BYTES, "little") + master.key for master in keyring.masters[:-1])
+        older = b"".join(master.encode() for master in keyring.masters[:-1])
         sealed = seal_record(keyring.current.record, b"keyring" + keyring.vault_id, older)
         header = cls(keyring.vault_id, keyring.epoch, slots, sealed, b"")
         return dataclasses.replace(header, mac=header._signed(keyring.current))
@@ -336,7 +338,7 @@ class VaultHeader:
         parts = [
             b"vaultfs 1 header",
             self.vault_id,
-            self.epoch.to_bytes(_EPOCH_BYTES, "little"),
+            self.epoch.to_bytes(4, "little"),
             len(self.key_slots).to_bytes(4, "little"),
         ]
         for slot in self.key_slots:
@@ -353,16 +355,19 @@ class VaultHeader:
             )
         older = open_record(subkeys.record, b"keyring" + self.vault_id, self.sealed_keyring)
         masters = [
-            MasterKey(
-                older[start + _EPOCH_BYTES : start + _MASTER_BYTES],
-                KeyEpoch(int.from_bytes(older[start : start + _EPOCH_BYTES], "little")),
-            )
-            for start in range(0, len(older), _MASTER_BYTES)
+            MasterKey.decode(older[start : start + MASTER_BYTES]) for start in range(0, len(older), MASTER_BYTES)
         ]
-        return Keyring(self.vault_id, (*masters, master))
+        masters.append(master)
+        # Else someone who was revoked, and so knows an old master key, could name a "current" one of his own here.
+        if any(first.epoch >= second.epoch for first, second in itertools.pairwise(masters)):
+            raise IntegrityError("vault.json is forged: its key epochs are out of order; restore the file")
+        return Keyring(self.vault_id, masters)
 
-    def _verify(self, keyring: Keyring) -> None:
-        """Refuse to sign a header again that someone else wrote, say between two reads of the file."""
+    def _verified(self, keyring: Keyring) -> Keyring:
+        """The keyring that this very header holds; the given one may be older or newer than the header.
+
+        Refuses to sign again a header that someone else wrote, say between two reads of the file.
+        """
         if keyring.vault_id != self.vault_id:
             raise UsageError("this keyring is of another vault")
-        self._believe(keyring.master)
+        return self._believe(keyring.master)

@@ -23,6 +23,8 @@ VAULT_ID_BYTES: Final = 16
 FINGERPRINT_BYTES: Final = 32
 LARGEST_EPOCH: Final = 2**32 - 1
 """Epochs are stored in four bytes."""
+MASTER_BYTES: Final = 4 + KEY_BYTES
+"""Of a master key as :meth:`MasterKey.encode` gives it."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes in memory.  A memoryview must be contiguous and of format ``B``."""
@@ -67,8 +69,8 @@ def fingerprint(key: bytes, plaintext: Buffer) -> bytes:
     return blake3.blake3(plaintext, key=key).digest()
 
 
-class _Secretive:
-    """Base of classes that hold keys: they show none, and no copy leaves by pickling."""
+class Hidden:
+    """Base of classes that hold secrets: their repr shows none, and no copy leaves by pickling."""
 
     __slots__ = ()
 
@@ -76,10 +78,10 @@ class _Secretive:
         return f"<{type(self).__name__}, hidden>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} holds keys and cannot be pickled or copied")
+        raise TypeError(f"a {type(self).__name__} holds a secret and cannot be pickled or copied")
 
 
-class MasterKey(_Secretive):
+class MasterKey(Hidden):
     """256 random bits and the number of the epoch in which they rule.
 
     Args:
@@ -108,8 +110,27 @@ class MasterKey(_Secretive):
         """
         return cls(os.urandom(KEY_BYTES), epoch)
 
+    def encode(self) -> bytes:
+        """The epoch, u32 LE, and the key: 36 bytes to be sealed, never stored as they are."""
+        return self.epoch.to_bytes(MASTER_BYTES - KEY_BYTES, "little") + self.key
 
-class Subkeys(_Secretive):
+    @classmethod
+    def decode(cls, data: bytes) -> MasterKey:
+        """What :meth:`encode` gave.
+
+        Args:
+            data: 36 bytes that were opened, so that a holder of the key wrote them.
+
+        Raises:
+            IntegrityError: they hold no master key.
+        """
+        try:
+            return cls(data[-KEY_BYTES:], KeyEpoch(int.from_bytes(data[:-KEY_BYTES], "little")))
+        except UsageError:
+            raise IntegrityError("vault.json holds a master key that vaultfs never writes; restore the file") from None
+
+
+class Subkeys(Hidden):
     """What is derived from one master key for one vault; 32 bytes each.
 
     Attributes:
@@ -149,7 +170,7 @@ class Subkeys(_Secretive):
         self.device: Final = derived(b"device")
 
 
-class Keyring(_Secretive):
+class Keyring(Hidden):
     """Every master key of an unlocked vault that something may still be encrypted with.
 
     The newest epoch is the current one: everything new is written with it.  Immutable.

@@ -20,15 +20,15 @@ import os
 import time
 import unicodedata
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 
 import msgspec
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES, SALT_BYTES, open_record, seal_record
 from vaultfs.crypto.kdf import KdfParameters
-from vaultfs.crypto.keys import KEY_BYTES, MasterKey, derive_key
+from vaultfs.crypto.keys import KEY_BYTES, MASTER_BYTES, Hidden, MasterKey, derive_key
 from vaultfs.errors import IntegrityError, NotAVaultError, UsageError
-from vaultfs.ids import KeyEpoch, VaultId
+from vaultfs.ids import VaultId
 
 SecretKind = Literal["password", "recovery", "keyfile"]
 
@@ -37,8 +37,7 @@ SLOT_ID_BYTES: Final = 8
 LONGEST_LABEL: Final = 64
 """Characters."""
 
-_EPOCH_BYTES: Final = 4
-_SEALED_BYTES: Final = _EPOCH_BYTES + KEY_BYTES + OVERHEAD_BYTES
+_SEALED_BYTES: Final = MASTER_BYTES + OVERHEAD_BYTES
 _MAC_BYTES: Final = 32
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -52,7 +51,7 @@ _SHORT_PASSWORD: Final = 10
 _SHORT_KEYFILE_BYTES: Final = 16
 
 
-class Secret:
+class Secret(Hidden):
     """A password, recovery key or key file.  Hidden in its repr; cannot be pickled or copied.
 
     Attributes:
@@ -69,9 +68,6 @@ class Secret:
     def __repr__(self) -> str:
         return f"<Secret, {self.kind}, hidden>"
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Secret cannot be pickled or copied")
-
     @classmethod
     def password(cls, value: bytes | str) -> Secret:
         """A password.
@@ -81,9 +77,13 @@ class Secret:
                 character and another as two; other bytes are taken as they are.
 
         Raises:
-            UsageError: it is empty, or larger than 1 MiB.
+            UsageError: it is empty, larger than 1 MiB, or has half a surrogate pair.
         """
-        raw = value.encode(errors="surrogatepass") if isinstance(value, str) else bytes(value)
+        try:
+            # Bytes that are no UTF-8 come from a terminal or the environment as the surrogates of PEP 383.
+            raw = value.encode(errors="surrogateescape") if isinstance(value, str) else bytes(value)
+        except UnicodeEncodeError:
+            raise UsageError("the password has a character that no encoding has") from None
         _check_size(raw, "the password")
         try:
             text = raw.decode()
@@ -230,10 +230,10 @@ class KeySlot:
         slot_id = os.urandom(SLOT_ID_BYTES).hex()
         salt = os.urandom(SALT_BYTES)
         used_kdf = None if secret.kind == "recovery" else kdf
-        moment_s = int(time.time()) if created_s is None else created_s
+        moment_s = max(0, int(time.time())) if created_s is None else created_s
         public = _public_bytes(vault_id, slot_id, label, secret.kind, moment_s, used_kdf, salt)
         wrapping_key, mac_key = _slot_keys(secret, used_kdf, salt)
-        sealed = seal_record(wrapping_key, public, master.epoch.to_bytes(_EPOCH_BYTES, "little") + master.key)
+        sealed = seal_record(wrapping_key, public, master.encode())
         mac = hmac.digest(mac_key, frame(public, sealed), "sha256")
         return cls(slot_id, label, secret.kind, moment_s, used_kdf, salt, sealed, mac)
 
@@ -246,6 +246,9 @@ class KeySlot:
 
         Returns:
             The master key; None if this secret does not open this slot.
+
+        Raises:
+            IntegrityError: a holder of the secret put something else in it.
         """
         if secret.kind != self.kind:
             return None
@@ -253,8 +256,7 @@ class KeySlot:
         wrapping_key, mac_key = _slot_keys(secret, self.kdf, self.salt)
         if not hmac.compare_digest(hmac.digest(mac_key, frame(public, self.sealed), "sha256"), self.mac):
             return None
-        plain = open_record(wrapping_key, public, self.sealed)
-        return MasterKey(plain[_EPOCH_BYTES:], KeyEpoch(int.from_bytes(plain[:_EPOCH_BYTES], "little")))
+        return MasterKey.decode(open_record(wrapping_key, public, self.sealed))
 
     def public_bytes(self, vault_id: VaultId) -> bytes:
         """What of the slot everyone may read, without a second way to read it.

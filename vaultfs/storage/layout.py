@@ -106,16 +106,18 @@ class VaultLayout:
     def create_directories(self) -> None:
         """Create the vault's directory and those in it, readable by their owner alone, durably; existing ones stay.
 
-        Every directory is synced even if it existed: an earlier run may have died between creating and syncing it.
+        Those inside are synced even if they existed: an earlier run may have died between creating and syncing them.
+        What holds the vault's directory is synced only if this created it; else it may even be unreadable.
 
         Raises:
             NoSpaceError, ReadOnlyError, StorageError: also if something else has one of the names.
         """
+        with storage_errors(f"cannot look at {self.root}"):
+            is_new = not self.root.exists()
         for directory in (self.root, self.segments, self.open_segments, self.heads):
             with storage_errors(f"cannot create the directory {directory}"):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            fsync_directory(directory.parent)
-        for directory in (self.open_segments, self.heads):
+        for directory in (self.segments, self.root, *([self.root.parent] if is_new else [])):
             fsync_directory(directory)
 
     def require_vault(self) -> None:

@@ -30,7 +30,8 @@ _PREFIX: Final = _MAGIC + bytes([FORMAT_VERSION])
 _ID_BYTES: Final = 16
 _HASH_BYTES: Final = 32
 _NUMBER_LIMIT: Final = 1 << 63
-_MAX_SEGMENTS: Final = MAX_MANIFEST_BYTES // (_HASH_BYTES + 1)
+_MAX_SEGMENTS: Final = 1 << 20
+"""64 TiB in segments of 64 MiB; decoded, that many take some 200 MB."""
 
 _Bytes = Annotated[bytes, msgspec.Meta(max_length=MAX_MANIFEST_BYTES)]
 _Sizes = Annotated[list[int], msgspec.Meta(max_length=_MAX_SEGMENTS)]

@@ -42,22 +42,20 @@ def open_segment(path: Path, *, segment: str, access: int = os.O_RDONLY) -> int:
         IntegrityError: it is missing, or something else is in its place.
         StorageError: the system refused.
     """
+    descriptor, is_regular = -1, False
     try:
         descriptor = os.open(path, access | _FLAGS)
+        is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError as error:
         if error.errno in _MISSING:
             raise IntegrityError(f"the segment {segment} is missing; restore it from a backup") from error
-        if error.errno in _NOT_A_FILE:
-            raise _not_regular(segment) from error
-        raise storage_error(f"cannot open the segment {segment}", error) from error
-    is_regular = False
-    try:
-        is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if error.errno not in _NOT_A_FILE:
+            raise storage_error(f"cannot open the segment {segment}", error) from error
     finally:
-        if not is_regular:
+        if descriptor >= 0 and not is_regular:
             os.close(descriptor)
     if not is_regular:
-        raise _not_regular(segment)
+        raise IntegrityError(f"the segment {segment} is not a regular file: something took its place; restore it")
     return descriptor
 
 
@@ -118,7 +116,3 @@ def hash_descriptor(descriptor: int) -> SegmentName:
         hasher.update(block[:count])
         offset += count
     return SegmentName(hasher.hexdigest())
-
-
-def _not_regular(segment: str) -> IntegrityError:
-    return IntegrityError(f"the segment {segment} is not a regular file: something was put in its place; restore it")

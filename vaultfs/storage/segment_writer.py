@@ -203,7 +203,9 @@ class SegmentWriter:
             with storage_errors(f"cannot seal the segment {self._path}"):
                 os.fchmod(self._descriptor, SEALED_MODE)
             self._sync_data()
-            shard = _link(self._layout, self.token, name, self._descriptor)
+            shard = _make_shard(self._layout, name)
+            self._sync_directory(self._layout.segments)
+            _link(self._layout, self.token, name, self._descriptor)
             self._sync_directory(shard)
             self._sealed_as = name
         return self._sealed_as
@@ -290,14 +292,28 @@ def seal_leftover(layout: VaultLayout, token: str, keep_bytes: int) -> tuple[Seg
             os.fchmod(descriptor, SEALED_MODE)
             os.fdatasync(descriptor)
             name = hash_descriptor(descriptor)
-        fsync_directory(_link(layout, token, name, descriptor))
+        shard = _make_shard(layout, name)
+        fsync_directory(layout.segments)
+        _link(layout, token, name, descriptor)
+        fsync_directory(shard)
     finally:
         os.close(descriptor)
     return name, size
 
 
-def _link(layout: VaultLayout, token: str, name: SegmentName, descriptor: int) -> Path:
-    """Give an open segment its sealed name as well; the directory of that name, which the caller must sync.
+def _make_shard(layout: VaultLayout, name: SegmentName) -> Path:
+    """The directory of a sealed name, created if need be.
+
+    The caller must sync ``segments/`` even if the directory existed: an earlier process may have died in between.
+    """
+    shard = layout.sealed_path(name).parent
+    with storage_errors(f"cannot create the directory {shard}"):
+        shard.mkdir(mode=0o700, exist_ok=True)
+    return shard
+
+
+def _link(layout: VaultLayout, token: str, name: SegmentName, descriptor: int) -> None:
+    """Give an open segment its sealed name as well, not durably yet.
 
     Raises:
         IntegrityError: the name leads to another file with other content.
@@ -305,14 +321,10 @@ def _link(layout: VaultLayout, token: str, name: SegmentName, descriptor: int) -
     """
     sealed = layout.sealed_path(name)
     with storage_errors(f"cannot seal the segment {layout.open_path(token)} as {sealed}"):
-        sealed.parent.mkdir(mode=0o700, exist_ok=True)
-        # Even if the directory existed: an earlier process may have died between creating and syncing it.
-        fsync_directory(layout.segments)
         with suppress(FileExistsError):  # checked next
             os.link(layout.open_path(token), sealed, follow_symlinks=False)
         if not _leads_to(sealed, os.fstat(descriptor)):
             _require_same_content(sealed, name)
-    return sealed.parent
 
 
 def _leads_to(path: Path, status: os.stat_result) -> bool:

@@ -22,20 +22,7 @@ SIZES = ("truncate", "ftruncate", "fallocate")
 MUTATIONS = (*WRITES, *SYNCS, *NAMES, *DIRECTORIES, *SIZES)
 """Every system call after which a crash can find something new on the disk."""
 
-TRACED = (
-    *MUTATIONS,
-    "openat",
-    "open",
-    "creat",
-    "close",
-    "lseek",
-    "mmap",
-    "copy_file_range",
-    "sendfile",
-    "fork",
-    "vfork",
-)
-TRACED_CLONES = ("clone", "clone3")
+TRACED = (*MUTATIONS, "openat", "open", "creat", "lseek", "mmap", "copy_file_range", "sendfile")
 LONGEST_STRING_BYTES = 1 << 26
 
 _LINE = re.compile(r"(\d+) (?:<\.\.\. (\w+) resumed>(.*)|(\w+)\((.*))\n?", re.DOTALL)
@@ -76,12 +63,15 @@ class TraceError(Exception):
     """The trace holds what this module cannot follow, or the program failed."""
 
 
-def run_traced(command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None) -> list[Call]:
+def run_traced(
+    command: Sequence[str | Path], log: Path, *, directory: Path, environment: Mapping[str, str] | None = None
+) -> list[Call]:
     """Run a command to its end and return its calls in the order of completion.
 
     Args:
         command: program and arguments.
         log: where strace writes; overwritten.
+        directory: where it runs.
         environment: None means this process's own.
 
     Raises:
@@ -89,7 +79,7 @@ def run_traced(command: Sequence[str | Path], log: Path, *, environment: Mapping
     """
     words: list[str | Path] = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", str(LONGEST_STRING_BYTES)]
     words += ["-e", "trace=" + ",".join(TRACED), "-e", "signal=none", "-o", log, "--", *command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=directory, env=environment)
     if done.returncode != 0:
         raise TraceError(f"{command[0]} ended with {done.returncode} under strace: {done.stdout}{done.stderr}")
     return read_trace(log)

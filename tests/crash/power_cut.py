@@ -1,0 +1,153 @@
+"""Cuts power at every recorded write of a workload, and looks at what is left.
+
+The workload runs once, under strace.  For every system call that changed the disk and every kind of `Loss` a tree is
+made as a power cut may leave it; states that were seen before are skipped.  Each is opened like after a reboot, without
+a manual step, and must then show the exact tree after some operation, not an earlier one than the last that promised.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .recorder import Mark, Recorder
+from .simulated_disk import Loss, Recording, State
+from .stores import Tree, differences
+from .trace import run_traced
+from .workload import Expectation, generate
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(slots=True)
+class Inspection:
+    """What a store shows after a crash.
+
+    Attributes:
+        tree: everything visible.
+        problems: broken invariants, a line each.
+    """
+
+    tree: Tree
+    problems: list[str] = field(default_factory=list)
+
+
+Inspect = Callable[[Path], Inspection]
+"""Opens what lies in a directory, checks it, and closes it; an exception is a problem like any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A workload on a store."""
+
+    store: str
+    workload: str
+    seed: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.workload}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One power cut: where, what is lost, and the disk after it."""
+
+    position: int
+    loss: Loss
+    seed: int
+    state: State
+    survivors: range
+
+
+@dataclass(slots=True)
+class Report:
+    """The result of many cuts."""
+
+    points: int = 0
+    states: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        shown = "\n".join(self.problems[:10])
+        return f"{self.states} states at {self.points} points, {len(self.problems)} bad\n{shown}"
+
+
+class Recorded:
+    """A workload that ran once under strace.
+
+    Args:
+        job: what to run.
+        scratch: for marks and the trace.
+        root: the store, ready to be opened; states will be laid out here, for stores remember paths.
+    """
+
+    def __init__(self, job: Job, scratch: Path, root: Path) -> None:
+        self.root = root
+        self.expectation = Expectation(generate(job.workload, job.seed, job.steps))
+        marks = scratch / "marks"
+        recorder = Recorder(root, marks)
+        words = [job.store, root, marks, job.workload, job.seed, job.steps]
+        calls = run_traced(
+            [sys.executable, "-m", "tests.crash.worker", *map(str, words)], scratch / "trace", directory=REPOSITORY
+        )
+        self.recording: Recording = recorder.follow(calls)
+        self.marks: Sequence[Mark] = recorder.marks
+
+    def cuts(self, losses: Sequence[Loss], seeds: int) -> Iterator[Cut]:
+        """Every different state that a cut can leave.
+
+        Args:
+            losses: kinds to make.
+            seeds: how many states of each kind that chance decides.
+        """
+        seen = set()
+        for position in self.recording.cuts:
+            survivors = self.expectation.bounds(self.marks, position)
+            for loss in losses:
+                for seed in range(seeds if loss in {Loss.JOURNAL, Loss.SCATTERED} else 1):
+                    state = self.recording.crash(position, loss, seed)
+                    key = (state.digest(), survivors)
+                    if key not in seen:
+                        seen.add(key)
+                        yield Cut(position, loss, seed, state, survivors)
+
+    def check(self, inspect: Inspect, *, losses: Sequence[Loss] = tuple(Loss), seeds: int = 1) -> Report:
+        """Make all cuts and inspect what is left.
+
+        Args:
+            inspect: opens the store.
+            losses: as for `cuts`.
+            seeds: as for `cuts`.
+        """
+        report = Report(points=len(self.recording.cuts))
+        for cut in self.cuts(losses, seeds):
+            report.states += 1
+            cut.state.write_to(self.root)
+            where = f"cut at {cut.position}, lost {cut.loss.name} {cut.seed}, operations {list(cut.survivors)}"
+            try:
+                found = inspect(self.root)
+            except Exception as error:
+                report.problems.append(f"{where}: cannot be opened: {error!r}")
+                continue
+            report.problems += [f"{where}: {problem}" for problem in found.problems]
+            mismatch = self.mismatch(found.tree, cut.survivors)
+            if mismatch:
+                report.problems.append(f"{where}: {mismatch}")
+        return report
+
+    def mismatch(self, tree: Tree, survivors: range) -> str:
+        """Empty if the tree is that of one moment within the bounds, else what is wrong with it."""
+        closest: list[str] = []
+        for index in survivors:
+            found = differences(self.expectation.trees[index], tree)
+            if not found:
+                return ""
+            if not closest or len(found) < len(closest):
+                closest = found
+        for index, earlier in enumerate(self.expectation.trees):
+            if not differences(earlier, tree):
+                return f"the tree is that after operation {index}: a promise was broken"
+        return f"no moment had this tree; the closest differs: {'; '.join(closest[:5])}"

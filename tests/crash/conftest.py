@@ -33,3 +33,8 @@ def root(scratch: Path) -> Path:
     where = scratch / "disk"
     where.mkdir()
     return where
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") is not None and not os.access("/dev/loop-control", os.R_OK | os.W_OK):
+        pytest.skip("loop devices need root")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .recorder import Mark, Recorder
 from .simulated_disk import Loss, Recording, State
-from .stores import Tree, differences
+from .stores import Tree
 from .trace import run_traced
 from .workload import Expectation, generate
 
@@ -133,21 +133,7 @@ class Recorded:
                 report.problems.append(f"{where}: cannot be opened: {error!r}")
                 continue
             report.problems += [f"{where}: {problem}" for problem in found.problems]
-            mismatch = self.mismatch(found.tree, cut.survivors)
+            mismatch = self.expectation.mismatch(found.tree, cut.survivors)
             if mismatch:
                 report.problems.append(f"{where}: {mismatch}")
         return report
-
-    def mismatch(self, tree: Tree, survivors: range) -> str:
-        """Empty if the tree is that of one moment within the bounds, else what is wrong with it."""
-        closest: list[str] = []
-        for index in survivors:
-            found = differences(self.expectation.trees[index], tree)
-            if not found:
-                return ""
-            if not closest or len(found) < len(closest):
-                closest = found
-        for index, earlier in enumerate(self.expectation.trees):
-            if not differences(earlier, tree):
-                return f"the tree is that after operation {index}: a promise was broken"
-        return f"no moment had this tree; the closest differs: {'; '.join(closest[:5])}"

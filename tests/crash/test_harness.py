@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .block_power_cut import BlockRecorded
 from .power_cut import Inspection, Job, Recorded
 from .recorder import Recorder
 from .simulated_disk import Loss, Recording, State
@@ -24,32 +25,48 @@ def inspect_sqlite(root: Path) -> Inspection:
     return Inspection(tree)
 
 
+def prepare_sqlite(root: Path) -> None:
+    SqliteStore(root).close()
+
+
 @pytest.mark.parametrize("workload", sorted(STEPS))
 def test_safe_store_passes_everywhere(scratch: Path, root: Path, workload: str) -> None:
-    SqliteStore(root).close()
+    prepare_sqlite(root)
     report = Recorded(Job("sqlite", workload, 1, 20), scratch, root).check(inspect_sqlite)
     assert not report.problems, report
     assert report.states > 300, report
 
 
 def test_store_without_syncs_is_caught(scratch: Path, root: Path) -> None:
-    SqliteStore(root).close()
+    prepare_sqlite(root)
     recorded = Recorded(Job("sqlite-unsafe", "documents", 1, 12), scratch, root)
     for loss in set(Loss) - {Loss.NOTHING}:
         assert recorded.check(inspect_sqlite, losses=[loss]).problems, loss
     assert not recorded.check(inspect_sqlite, losses=[Loss.NOTHING]).problems
 
 
-def test_mixed_state_is_caught(scratch: Path, root: Path) -> None:
-    SqliteStore(root).close()
-    recorded = Recorded(Job("sqlite", "rewrite", 3, 12), scratch, root)
-    trees = recorded.expectation.trees
+@pytest.mark.root
+def test_safe_store_passes_on_ext4(scratch: Path) -> None:
+    report = BlockRecorded(Job("sqlite", "documents", 1, 12), scratch, prepare_sqlite).check(inspect_sqlite, seeds=2)
+    assert not report.problems, report
+    assert report.states > 100, report
+
+
+@pytest.mark.root
+def test_store_without_syncs_is_caught_on_ext4(scratch: Path) -> None:
+    recorded = BlockRecorded(Job("sqlite-unsafe", "documents", 1, 12), scratch, prepare_sqlite)
+    assert recorded.check(inspect_sqlite).problems
+
+
+def test_mixed_state_is_caught() -> None:
+    expectation = Expectation(generate("rewrite", 3, 12))
+    trees = expectation.trees
     mixed = dict(trees[-1])
     path, entry = next((path, entry) for path, entry in mixed.items() if entry.data)
     mixed[path] = entry._replace(data=entry.data[:-1])
-    assert "no moment" in recorded.mismatch(mixed, range(len(trees)))
+    assert "no moment" in expectation.mismatch(mixed, range(len(trees)))
     early = next(n for n, tree in enumerate(trees) if differences(trees[-1], tree))
-    assert "promise was broken" in recorded.mismatch(trees[early], range(len(trees) - 1, len(trees)))
+    assert "promise was broken" in expectation.mismatch(trees[early], range(len(trees) - 1, len(trees)))
 
 
 @pytest.mark.parametrize("workload", sorted(STEPS))

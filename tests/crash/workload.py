@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .recorder import Mark
-from .stores import ModelStore, Store, Tree
+from .stores import ModelStore, Store, Tree, differences
 
 CANARY: Final = "canary-7f1c9e"
 """Is in contents, names, attributes and symlinks; must be in no byte on the disk."""
@@ -74,9 +74,28 @@ class Expectation:
             word, index = mark.text.split()
             if word == "begin":
                 begun = int(index) + 1
-            elif self.operations[int(index)].verb in PROMISES:
+            elif self.is_promise(mark):
                 promised = int(index) + 1
         return range(promised, begun + 1)
+
+    def is_promise(self, mark: Mark) -> bool:
+        """Whether a mark says that everything before it must survive from now on."""
+        word, index = mark.text.split()
+        return word == "end" and self.operations[int(index)].verb in PROMISES
+
+    def mismatch(self, tree: Tree, survivors: range) -> str:
+        """Empty if the tree is that of one moment within the bounds, else what is wrong with it."""
+        closest: list[str] = []
+        for index in survivors:
+            found = differences(self.trees[index], tree)
+            if not found:
+                return ""
+            if not closest or len(found) < len(closest):
+                closest = found
+        for index, earlier in enumerate(self.trees):
+            if not differences(earlier, tree):
+                return f"the tree is that after operation {index}: a promise was broken"
+        return f"no moment had this tree; the closest differs: {'; '.join(closest[:5])}"
 
 
 class _Generator:

@@ -25,6 +25,11 @@ CACHE_KIB: Final = 24 * 1024
 """SQLite's page cache.  The upper levels of every index of a million files fit; the daemon's limit is 200 MiB."""
 
 
+def database_failures() -> type[Exception]:
+    """What statements outside of this module raise when the database fails; callers need not know SQLite."""
+    return cast("type[Exception]", apsw.Error)
+
+
 @contextmanager
 def metadata_errors(what: str) -> Iterator[None]:
     """Turn SQLite's errors into ours.
@@ -69,6 +74,7 @@ class MetadataDatabase:
         self._path = path
         self._writable = writable
         self._wal_fd = -1
+        self._is_closed = False
         self.execute = connection.execute
         self.executemany = connection.executemany
 
@@ -90,6 +96,7 @@ class MetadataDatabase:
             try:
                 os.chmod(path, 0o600)  # noqa: PTH101
                 connection.execute("PRAGMA page_size=4096")
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(SCHEMA)
@@ -126,6 +133,8 @@ class MetadataDatabase:
                 if version != SCHEMA_VERSION:
                     raise IntegrityError(f"metadata.db has schema {version}, which no vaultfs wrote")
                 if not immutable:
+                    # The vault's own lock excludes others, so the WAL's index need not be a shared file.
+                    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                     connection.execute("PRAGMA synchronous=NORMAL")
                     connection.execute("PRAGMA wal_autocheckpoint=0")
                 database = cls(connection, path, writable=not immutable)
@@ -200,7 +209,10 @@ class MetadataDatabase:
                 raise StorageError("metadata.db: another process reads the vault's metadata; the WAL was not emptied")
 
     def close(self) -> None:
-        """Forget what was not committed and close the file."""
+        """Forget what was not committed and close the file.  Doing it twice is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with metadata_errors("close"):
             if self._connection.in_transaction:
                 self.execute("ROLLBACK")
@@ -208,6 +220,15 @@ class MetadataDatabase:
         if self._wal_fd >= 0:
             os.close(self._wal_fd)
             self._wal_fd = -1
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the standing transaction is still there; some failures make SQLite roll it back."""
+        return self._connection.in_transaction
+
+    def changes(self) -> int:
+        """Rows changed so far in the life of this connection."""
+        return self._connection.total_changes()
 
     # --- settings and checks
 
@@ -251,6 +272,3 @@ class MetadataDatabase:
     def path(self) -> Path:
         """The database's file."""
         return self._path
-
-
-

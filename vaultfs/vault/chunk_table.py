@@ -1,0 +1,137 @@
+"""The life of chunks: born when sealed, shared by deduplication, kept for snapshots, and reclaimed.
+
+A chunk is needed while an extent refers to it, or a snapshot s exists with born <= s < died.  What is not needed any
+more is remembered as a range to reclaim; the hole is punched only after the transaction that said so is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vaultfs.errors import IntegrityError
+from vaultfs.ids import ChunkId, SegmentId, SnapshotSeq
+from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
+from vaultfs.metadata.snapshot_rows import SnapshotRows
+from vaultfs.vault.pipeline import ChunkMoved, SealJob, SegmentBeingWritten, SegmentSealed
+
+
+class ChunkTable:
+    """All chunks of a vault.
+
+    Args:
+        rows: the tables.
+        snapshots: the table of snapshots.
+        epoch: of the current master key, recorded with new segments.
+        next_chunk: the first number that was never used.
+        snapshot_seq: the newest snapshot's number ever.
+    """
+
+    def __init__(
+        self, rows: ChunkRows, snapshots: SnapshotRows, *, epoch: int, next_chunk: int, snapshot_seq: int
+    ) -> None:
+        self._rows = rows
+        self._epoch = epoch
+        self.next_chunk = next_chunk
+        self.snapshot_seq = snapshot_seq
+        self._snapshots = snapshots
+        self._existing = [row.seq for row in snapshots.all()]
+        self.to_discard: list[SegmentBeingWritten] = []
+        """Sealed segments whose open name goes once this transaction is durable."""
+
+    def new_id(self) -> ChunkId:
+        """A number that was never used."""
+        number = ChunkId(self.next_chunk)
+        self.next_chunk += 1
+        return number
+
+    def segment_id(self, segment: SegmentBeingWritten) -> SegmentId:
+        """The row of the segment being written; made at first use."""
+        if segment.id is None:
+            segment.id = self._rows.insert_segment(segment.token, self._epoch, segment.salt)
+        return segment.id
+
+    def row_for(self, job: SealJob, *, is_shared: bool) -> ChunkRow:
+        """The row of a chunk that was appended; ``is_shared``: let deduplication find it."""
+        if job.segment is None or job.fingerprint is None:
+            raise IntegrityError(f"chunk {job.chunk} was not appended")
+        return ChunkRow(
+            job.chunk,
+            self.segment_id(job.segment),
+            job.offset,
+            job.stored,
+            job.length,
+            1,
+            self.snapshot_seq + 1,
+            None,
+            job.fingerprint[:16] if is_shared else None,
+        )
+
+    def garbage(self, job: SealJob) -> None:
+        """An appended chunk that nothing wants any more: its bytes are to be reclaimed."""
+        if job.segment is not None:
+            self._rows.put_reclaim(self.segment_id(job.segment), job.offset, job.stored)
+
+    def moved(self, event: ChunkMoved) -> None:
+        """Follow a chunk that was sealed again elsewhere, if it is in use."""
+        row = self._rows.chunk(event.chunk)
+        new = self.segment_id(event.segment)
+        self._rows.put_reclaim(self.segment_id(event.old), event.old_offset, event.stored)
+        if row is None:
+            self._rows.put_reclaim(new, event.offset, event.stored)
+            return
+        self._rows.move_chunk(event.chunk, new, event.offset, event.stored)
+        self._rows.add_live(row.segment, -row.stored)
+        self._rows.add_live(new, event.stored)
+
+    def sealed(self, event: SegmentSealed) -> None:
+        """Record a segment's final name."""
+        self._rows.seal_segment(self.segment_id(event.segment), event.name, event.size)
+        self.to_discard.append(event.segment)
+
+    def retain(self, chunk: ChunkId) -> None:
+        """Count one more reference."""
+        row = self._rows.chunk(chunk)
+        if row is None:
+            raise IntegrityError(f"metadata.db has no chunk {chunk}; run vaultfs fsck")
+        self._rows.set_refs(chunk, row.refs + 1, None)
+
+    def release(self, chunks: Iterable[ChunkId]) -> None:
+        """Count one reference less for each; the last one ends a chunk."""
+        freed: dict[SegmentId, int] = {}
+        for chunk in chunks:
+            row = self._rows.chunk(chunk)
+            if row is None:
+                raise IntegrityError(f"metadata.db has no chunk {chunk}; run vaultfs fsck")
+            if row.refs > 1:
+                self._rows.set_refs(chunk, row.refs - 1, None)
+            elif self._is_in_snapshot(row.born, self.snapshot_seq + 1):
+                self._rows.set_refs(chunk, 0, self.snapshot_seq + 1)
+            else:
+                self._forget(row, freed)
+        for segment, stored in freed.items():
+            self._rows.add_live(segment, -stored)
+
+    def _is_in_snapshot(self, born: int, died: int) -> bool:
+        return any(born <= seq < died for seq in self._existing)
+
+    def _forget(self, row: ChunkRow, freed: dict[SegmentId, int]) -> None:
+        self._rows.delete_chunk(row.id)
+        self._rows.put_reclaim(row.segment, row.offset, row.stored)
+        freed[row.segment] = freed.get(row.segment, 0) + row.stored
+
+    # --- snapshots
+
+    def snapshot_taken(self, seq: SnapshotSeq) -> None:
+        """From now on chunks are born after this snapshot."""
+        self._existing.append(seq)
+        self.snapshot_seq = seq
+
+    def snapshot_deleted(self, seq: SnapshotSeq) -> None:
+        """End the chunks that only this snapshot needed."""
+        self._existing.remove(seq)
+        freed: dict[SegmentId, int] = {}
+        for row in self._rows.dead_chunks():
+            if row.died is not None and not self._is_in_snapshot(row.born, row.died):
+                self._forget(row, freed)
+        for segment, stored in freed.items():
+            self._rows.add_live(segment, -stored)

@@ -1,0 +1,239 @@
+"""Commit: the one place that orders what reaches the disk.
+
+The order of a full commit, each step durable before the next begins to matter:
+
+1. hand all dirty chunks to the sealing thread (`stage`);
+2. append and ``fdatasync`` the segment (`wait_synced`, any thread);
+3. rows of chunks and inodes, and ``COMMIT`` into the WAL (`finish`); only if nothing became dirty since 1;
+4. ``fdatasync`` the WAL (`sync_wal`, any thread);
+5. give back space that the committed state does not need (`clean_up`).
+
+So the metadata on the disk never refers to a chunk that is not there, and a chunk that it refers to is never punched.
+An ``fsync`` of little data takes the short way (`try_log`): no chunk is sealed; the records of `WriteLog` go into the
+database with the metadata, and only step 4 remains.  Both kinds commit the whole vault, so that the disk always shows
+one moment.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from vaultfs.errors import NoSpaceError, StorageError, VaultError
+from vaultfs.metadata.chunk_rows import ChunkRows
+from vaultfs.metadata.database import MetadataDatabase
+from vaultfs.metadata.tree_rows import TreeRows
+from vaultfs.vault.chunk_table import ChunkTable
+from vaultfs.vault.files import Files
+from vaultfs.vault.inodes import InodeTable
+from vaultfs.vault.pipeline import SealingPipeline
+from vaultfs.vault.reclaim import Reclaimer
+from vaultfs.vault.tree import Tree
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_BYTES = 48 << 20
+"""Size of the WAL at which it is moved into the database; takes about 0.1 s."""
+
+
+class Committer:
+    """Makes the state of a vault durable.
+
+    Args:
+        database: the metadata.
+        tree_rows: for orphans.
+        chunk_rows: for the intent log.
+        tree: has a counter to store.
+        inodes: to flush.
+        chunks: has a counter to store.
+        files: has dirty chunks.
+        pipeline: seals them.
+        reclaimer: gives space back.
+    """
+
+    def __init__(
+        self,
+        database: MetadataDatabase,
+        tree_rows: TreeRows,
+        chunk_rows: ChunkRows,
+        tree: Tree,
+        inodes: InodeTable,
+        chunks: ChunkTable,
+        files: Files,
+        pipeline: SealingPipeline,
+        reclaimer: Reclaimer,
+    ) -> None:
+        self._database = database
+        self._tree_rows = tree_rows
+        self._chunk_rows = chunk_rows
+        self._tree = tree
+        self._inodes = inodes
+        self._chunks = chunks
+        self._files = files
+        self._pipeline = pipeline
+        self._reclaimer = reclaimer
+        self._changes_seen = database.changes()
+        self.failure: VaultError | None = None
+        """Set once for all: something could not be made durable, and the vault is read-only."""
+
+    # --- the steps
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a commit would change nothing."""
+        return (
+            self._files.is_settled
+            and self._files.write_log.is_empty
+            and not self._inodes.has_changes()
+            and self._database.changes() == self._changes_seen
+        )
+
+    def stage(self) -> None:
+        """Step 1.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing is lost while the vault stays open.
+        """
+        self._files.stage()
+        self._files.collect()
+
+    def wait_synced(self) -> None:
+        """Step 2.  Any thread.
+
+        Raises:
+            StorageError: the disk failed for good.
+        """
+        self._pipeline.sync()
+
+    @property
+    def can_finish(self) -> bool:
+        """Whether all data is in synced segments; otherwise `stage` and `wait_synced` once more."""
+        return self._pipeline.is_synced and self._files.is_settled
+
+    def finish(self) -> None:
+        """Step 3.
+
+        Raises:
+            NoSpaceError: the disk is full; try again later.
+            StorageError: the database failed; the vault is read-only from now on.
+        """
+        if self._files.write_log.clear():
+            self._chunk_rows.clear_intents()
+        self._commit_rows()
+
+    def try_log(self) -> bool:
+        """Steps 1 to 3 of the short way; False if it has to be the long way.
+
+        Raises:
+            NoSpaceError, StorageError: as `finish`.
+        """
+        write_log = self._files.write_log
+        self._files.collect()
+        if not write_log.is_usable or self._files.has_pending or not self._pipeline.is_synced:
+            return False
+        records = write_log.take()
+        if records:
+            self._chunk_rows.put_intents(records)
+        self._commit_rows()
+        return True
+
+    def _commit_rows(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self._tree_rows.put_orphans(self._files.ended)
+            self._inodes.flush()
+            self._database.set_setting("next_inode", self._inodes.next_inode)
+            self._database.set_setting("next_chunk", self._chunks.next_chunk)
+            self._database.set_setting("next_cookie", self._tree.next_cookie)
+            self._reclaimer.rows_committed()
+            self._database.commit()
+        except NoSpaceError as error:
+            if not self._database.is_intact:
+                raise self.fail(error) from error
+            raise
+        except VaultError as error:
+            raise self.fail(error) from error
+        self._changes_seen = self._database.changes()
+
+    def fail(self, error: Exception) -> StorageError:
+        """Make the vault read-only for good, and return what to raise."""
+        if self.failure is None:
+            log.critical("the vault is read-only until it is mounted again: %s", error)
+            self.failure = StorageError(f"the vault is read-only until it is mounted again: {error}")
+        assert isinstance(self.failure, StorageError)
+        return self.failure
+
+    def sync_wal(self) -> None:
+        """Step 4.  Any thread.
+
+        Raises:
+            StorageError: the disk failed; the vault is read-only from now on.
+        """
+        try:
+            self._database.sync_wal()
+        except StorageError as error:
+            raise self.fail(error) from error
+
+    def clean_up(self) -> None:
+        """Step 5: what was durable to be unneeded at step 4 is given back.
+
+        Raises:
+            StorageError: the checkpoint failed.
+        """
+        for segment in self._chunks.to_discard:
+            segment.writer.discard_open_name()
+            segment.writer.close()
+        self._chunks.to_discard.clear()
+        self._reclaimer.reclaim_committed()
+
+    def checkpoint_if_large(self) -> None:
+        """Empty the WAL if it has grown; nothing else may be between two steps.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        if self._database.wal_bytes() > CHECKPOINT_BYTES:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the database file; commits what the open transaction holds, so only call after `finish`.
+
+        Raises:
+            StorageError: the disk failed; the vault is read-only from now on.
+        """
+        try:
+            self._database.checkpoint()
+        except NoSpaceError as error:
+            log.warning("the metadata's log cannot be emptied yet: %s", error)
+        except VaultError as error:
+            raise self.fail(error) from error
+
+    # --- all of it, for callers that may block
+
+    def commit(self) -> None:
+        """All steps of a full commit, one after the other.
+
+        Raises:
+            NoSpaceError, StorageError: as the steps.
+        """
+        self.stage()
+        self.wait_synced()
+        self._files.collect()
+        if not self.can_finish:
+            raise StorageError("the sealing thread did not finish what it was given")
+        self.finish()
+        self.sync_wal()
+        self.clean_up()
+        self.checkpoint_if_large()
+
+    def fsync(self) -> None:
+        """Make everything durable the shortest way.
+
+        Raises:
+            NoSpaceError, StorageError: as the steps.
+        """
+        if self.try_log():
+            self.sync_wal()
+            self.checkpoint_if_large()
+        else:
+            self.commit()

@@ -1,0 +1,93 @@
+"""Giving space back: holes in segments, whole segments, and segments too empty to keep.
+
+What nothing needs stands in the table ``reclaim`` since the transaction that dropped it.  A range may be punched only
+when that transaction is durable, no thread reads, and the segment is sealed (the hash of an open one is being made).
+The rows go with the next commit; a crash in between punches the same holes again, which does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Final
+
+from vaultfs.errors import VaultError
+from vaultfs.ids import SegmentId, SegmentName
+from vaultfs.metadata.chunk_rows import ChunkRows, Reclaimable, SegmentRow
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.segment_reader import punch
+from vaultfs.vault.segments import SegmentAccess
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES: Final = 4096
+RANGES_AT_ONCE: Final = 4096
+
+
+class Reclaimer:
+    """Frees what the committed state does not need.
+
+    Args:
+        rows: the tables.
+        layout: where the files are.
+        segments: to close what is deleted.
+    """
+
+    def __init__(self, rows: ChunkRows, layout: VaultLayout, segments: SegmentAccess) -> None:
+        self._rows = rows
+        self._layout = layout
+        self._segments = segments
+        self._committed: list[Reclaimable] = []
+
+    def rows_committed(self) -> None:
+        """Note, right before a COMMIT, which ranges it will make free."""
+        if not self._committed:
+            self._committed = self._rows.reclaimable(RANGES_AT_ONCE)
+
+    def reclaim_committed(self) -> None:
+        """Free what was noted before the last COMMIT; that must be durable now."""
+        if self._segments.is_leased:
+            return  # a thread may be reading just there; the next commit comes soon
+        ranges, self._committed = self._committed, []
+        by_segment: dict[SegmentId, list[Reclaimable]] = {}
+        for each in ranges:
+            by_segment.setdefault(each.segment, []).append(each)
+        for number, parts in by_segment.items():
+            row = self._rows.segment(number)
+            if row is None or row.name is None:
+                continue
+            try:
+                self._free(row, parts)
+            except VaultError as error:
+                # The rows stay, so it is tried again; no data depends on it.
+                log.warning("cannot give back space in segment %s: %s", row.name, error)
+
+    def _free(self, row: SegmentRow, parts: list[Reclaimable]) -> None:
+        assert row.name is not None
+        path = self._layout.sealed_path(SegmentName(row.name))
+        if row.live == 0:
+            self._segments.forget(row.id)
+            with storage_errors(f"cannot delete {path}"), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            self._rows.delete_segment(row.id)
+            return
+        for offset, length in _merged(parts):
+            start = -(-offset // BLOCK_BYTES) * BLOCK_BYTES
+            end = (offset + length) // BLOCK_BYTES * BLOCK_BYTES
+            # Where no hole can be punched, the room comes back when the segment is compacted or deleted.
+            if end > start and punch(path, start, end - start):
+                self._rows.add_holes(row.id, end - start)
+        for part in parts:
+            self._rows.delete_reclaim(part.segment, part.offset)
+
+
+def _merged(parts: list[Reclaimable]) -> list[tuple[int, int]]:
+    """Ranges (offset, length) with those joined that touch."""
+    merged: list[tuple[int, int]] = []
+    for part in sorted(parts, key=lambda each: each.offset):
+        if merged and merged[-1][0] + merged[-1][1] == part.offset:
+            merged[-1] = (merged[-1][0], merged[-1][1] + part.length)
+        else:
+            merged.append((part.offset, part.length))
+    return merged

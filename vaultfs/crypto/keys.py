@@ -124,10 +124,10 @@ class MasterKey(Hidden):
         Raises:
             IntegrityError: they hold no master key.
         """
-        try:
-            return cls(data[-KEY_BYTES:], KeyEpoch(int.from_bytes(data[:-KEY_BYTES], "little")))
-        except UsageError:
-            raise IntegrityError("vault.json holds a master key that vaultfs never writes; restore the file") from None
+        epoch = int.from_bytes(data[:-KEY_BYTES], "little")
+        if len(data) != MASTER_BYTES or epoch == 0:
+            raise IntegrityError("vault.json holds a master key that vaultfs never writes; restore the file")
+        return cls(data[-KEY_BYTES:], KeyEpoch(epoch))
 
 
 class Subkeys(Hidden):

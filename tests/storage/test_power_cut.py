@@ -32,17 +32,16 @@ def sealed_files_are_whole(disk: Disk, layout: VaultLayout) -> list[str]:
     return wrong
 
 
-def leave_shards(layout: VaultLayout) -> None:
-    """Directories as a process leaves them that died between creating and syncing them."""
-    for number in range(256):
-        (layout.segments / f"{number:02x}").mkdir()
+def leave_shard(layout: VaultLayout, content: bytes) -> None:
+    """A segment's directory, as a process leaves it that died between creating and syncing it."""
+    layout.sealed_path(SegmentName(blake3.blake3(content).hexdigest())).parent.mkdir()
 
 
 def write_and_seal(layout: VaultLayout, header: SegmentHeader, disk: Disk, *, fresh: bool) -> None:
     disk.invariant = lambda disk: sealed_files_are_whole(disk, layout)
     layout.create_directories()
     if not fresh:
-        leave_shards(layout)
+        leave_shard(layout, header.encode() + FIRST + SECOND + b"index and trailer")
     writer = SegmentWriter.create(layout, header)
     writer.append([FIRST])
     writer.sync()
@@ -93,7 +92,7 @@ def seal_what_a_kill_left(layout: VaultLayout, header: SegmentHeader, disk: Disk
         sealed.parent.mkdir()
         os.link(path, sealed)
     else:
-        leave_shards(layout)
+        leave_shard(layout, header.encode() + FIRST)
     name, size = seal_leftover(layout, writer.token, keep)
     content = header.encode() + FIRST + (SECOND if linked else b"")
     assert size == len(content)

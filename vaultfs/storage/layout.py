@@ -24,6 +24,11 @@ _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _SUFFIX: Final = ".seg"
 
 
+def is_segment_name(text: str) -> bool:
+    """Whether a text is 64 hexadecimal digits in lower case."""
+    return _SEGMENT_NAME.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class VaultLayout:
     """The paths of one vault.  Making one touches no disk.
@@ -75,7 +80,7 @@ class VaultLayout:
         Raises:
             IntegrityError: not the name of a segment, so it must not become part of a path.
         """
-        if not _SEGMENT_NAME.fullmatch(name):
+        if not is_segment_name(name):
             raise IntegrityError(f"not the name of a segment: {name!r}; run vaultfs fsck")
         return self.segments / name[:2] / (name + _SUFFIX)
 
@@ -99,7 +104,7 @@ class VaultLayout:
         Raises:
             IntegrityError: not such a hash, so it must not become part of a path.
         """
-        if not _SEGMENT_NAME.fullmatch(manifest_hash):
+        if not is_segment_name(manifest_hash):
             raise IntegrityError(f"not the hash of a manifest: {manifest_hash!r}; run vaultfs fsck")
         return self.heads / f"{seq:010d}-{manifest_hash}.manifest"
 

@@ -19,6 +19,7 @@ import msgspec
 
 from vaultfs.errors import FormatTooNewError, IntegrityError
 from vaultfs.ids import SegmentName, SnapshotSeq, VaultId
+from vaultfs.storage.layout import is_segment_name
 
 FORMAT_VERSION: Final = 1
 SIGNATURE_BYTES: Final = 64
@@ -73,7 +74,7 @@ class Manifest:
             and -_NUMBER_LIMIT <= self.created_ns < _NUMBER_LIMIT
             and (self.previous is None or len(self.previous) == _HASH_BYTES)
             and len(set(names)) == len(names) <= _MAX_SEGMENTS
-            and all(len(name) == 2 * _HASH_BYTES for name in names)
+            and all(map(is_segment_name, names))
             and all(0 < size < _NUMBER_LIMIT for _, size in self.segments)
         )
         if not valid:

@@ -368,7 +368,7 @@ class VaultFile(io.RawIOBase):
         """Read at most ``size`` bytes at ``offset``; the position stays.
 
         Raises:
-            ChunkDamage: the bytes there are damaged.
+            ChunkDamageError: the bytes there are damaged.
         """
         self._require(readable=True)
         return bytes(self._fs.read(self._inode, offset, size))

@@ -21,7 +21,7 @@ from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
 from vaultfs.vault.pipeline import ChunkMoved, SealingPipeline, SealJob, SegmentSealed
-from vaultfs.vault.reading import ChunkDamage, ReadPlan, Wanted
+from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Wanted
 from vaultfs.vault.segments import SegmentAccess
 from vaultfs.vault.write_log import WriteLog
 
@@ -127,7 +127,7 @@ class Files:
         """Read, and wait for the disk where needed.
 
         Raises:
-            ChunkDamage, IntegrityError, StorageError: as :meth:`ReadPlan.fill`.
+            ChunkDamageError, IntegrityError, StorageError: as :meth:`ReadPlan.fill`.
         """
         plan = self.plan_read(inode, offset, size)
         if not plan.fill_nowait():
@@ -135,7 +135,7 @@ class Files:
         plan.keep_opened()
         return plan.result
 
-    def damaged(self, damage: ChunkDamage) -> None:
+    def damaged(self, damage: ChunkDamageError) -> None:
         """Take a damaged chunk out of deduplication, so that writing the same bytes again heals the file."""
         self._rows.forget_fingerprint(damage.chunk)
 
@@ -168,7 +168,7 @@ class Files:
 
         Raises:
             FileSystemError: EFBIG.
-            ChunkDamage: a chunk that is written in part does not open; nothing was written to it.
+            ChunkDamageError: a chunk that is written in part does not open; nothing was written to it.
         """
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
@@ -366,7 +366,7 @@ class Files:
 
         Raises:
             FileSystemError: EFBIG.
-            ChunkDamage: the chunk that is cut does not open; nothing was changed.
+            ChunkDamageError: the chunk that is cut does not open; nothing was changed.
         """
         if size > MAX_FILE_BYTES:
             raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")

@@ -29,7 +29,7 @@ from vaultfs.vault.commit import Committer
 from vaultfs.vault.files import Files
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.pipeline import SealingPipeline
-from vaultfs.vault.reading import ChunkDamage, ReadPlan
+from vaultfs.vault.reading import ChunkDamageError, ReadPlan
 from vaultfs.vault.reclaim import Reclaimer
 from vaultfs.vault.segments import SegmentAccess
 from vaultfs.vault.space import FreeSpace
@@ -256,7 +256,7 @@ class FileSystem:
 
         Raises:
             FileSystemError: EINVAL, EFBIG.
-            ChunkDamage: the file is cut within a damaged chunk.
+            ChunkDamageError: the file is cut within a damaged chunk.
         """
         now_ns = time.time_ns()
         if size is not None:
@@ -310,7 +310,7 @@ class FileSystem:
         try:
             with self.database_safe():
                 return self.files.read(inode, offset, size)
-        except ChunkDamage as damage:
+        except ChunkDamageError as damage:
             self.report_damage(damage)
             raise
 
@@ -323,7 +323,7 @@ class FileSystem:
             if updates_times:
                 inode.mtime_ns = inode.ctime_ns = time.time_ns()
 
-    def report_damage(self, damage: ChunkDamage) -> None:
+    def report_damage(self, damage: ChunkDamageError) -> None:
         """Log a damaged chunk with the paths of the file, and keep others from sharing it."""
         names = ", ".join(os.fsdecode(path) for path in self.paths_of(InodeId(damage.inode))) or "a file without a name"
         log.error("%s: %s", names, damage)

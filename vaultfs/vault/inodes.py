@@ -125,6 +125,8 @@ class InodeTable:
         self._cached: dict[InodeId, Inode] = {}
         self._changed: dict[InodeId, Inode] = {}
         self.next_inode = next_inode
+        self.version = 0
+        """Rises with every change of any inode, and so with every change of names."""
 
     def get(self, number: InodeId) -> Inode:
         """The inode with this number.
@@ -189,6 +191,7 @@ class InodeTable:
 
     def changed(self, inode: Inode) -> None:
         """Have an inode written at the next flush."""
+        self.version += 1
         self._changed[inode.id] = inode
 
     def has_changes(self) -> bool:

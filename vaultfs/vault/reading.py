@@ -21,7 +21,7 @@ from vaultfs.vault.segments import ReadableSegment
 _LARGEST_RUN_BYTES: Final = 4 << 20
 
 
-class ChunkDamage(ChunkIntegrityError):
+class ChunkDamageError(ChunkIntegrityError):
     """A chunk of a file does not open.
 
     Attributes:
@@ -89,7 +89,7 @@ class ReadPlan:
         """Complete the result without waiting for the disk; False if that cannot be done (then call `fill`).
 
         Raises:
-            ChunkDamage: a chunk does not open.
+            ChunkDamageError: a chunk does not open.
         """
         while self.wanted:
             run = self._next_run()
@@ -104,7 +104,7 @@ class ReadPlan:
         """Complete the result.  Any thread, under a lease; then `keep_opened` in the core.
 
         Raises:
-            ChunkDamage: a chunk does not open or is not there.
+            ChunkDamageError: a chunk does not open or is not there.
             StorageError: the disk failed.
         """
         while self.wanted:
@@ -157,5 +157,5 @@ class ReadPlan:
                 self._opened.append((place.chunk, data))
         del self.wanted[: len(run)]
 
-    def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamage:
-        return ChunkDamage(self._inode.id, place.index * self._chunk_size, place.chunk, reason)
+    def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamageError:
+        return ChunkDamageError(self._inode.id, place.index * self._chunk_size, place.chunk, reason)

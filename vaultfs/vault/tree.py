@@ -263,18 +263,23 @@ class Tree:
         self._modified(old_parent, now_ns)
         self._modified(new_parent, now_ns)
 
-    def entries(self, directory: InodeId, after_cookie: int = 0) -> Iterator[DirectoryEntry]:
-        """The names in a directory in the order they were made, from a cookie on.
+    def batch(self, directory: InodeId, after_cookie: int) -> list[DirectoryEntry]:
+        """The next names of a directory after a cookie, in the order they were made; empty at the end."""
+        adopt = self._inodes.adopt
+        return [
+            DirectoryEntry(listed.cookie, listed.name, adopt(listed.inode, listed.row))
+            for listed in self._rows.listing(directory, after_cookie, LISTING_BATCH)
+        ]
+
+    def entries(self, directory: InodeId) -> Iterator[DirectoryEntry]:
+        """The names in a directory in the order they were made.
 
         Names that come or go meanwhile are seen or not; all others are seen exactly once.
         """
-        while True:
-            batch = self._rows.listing(directory, after_cookie, LISTING_BATCH)
-            for listed in batch:
-                yield DirectoryEntry(listed.cookie, listed.name, self._inodes.adopt(listed.inode, listed.row))
-            if len(batch) < LISTING_BATCH:
-                return
-            after_cookie = batch[-1].cookie
+        cookie = 0
+        while batch := self.batch(directory, cookie):
+            yield from batch
+            cookie = batch[-1].cookie
 
     def root(self) -> Inode:
         """The root directory."""

@@ -1,0 +1,177 @@
+"""When a mounted vault becomes durable: at fsync, every few seconds, and at unmount.
+
+The steps are those of :mod:`vaultfs.vault.commit`; those that wait for the disk run in threads, while requests go on.
+Before the rows are committed, a gate holds back changes of data for the moment that the last chunks take.  Concurrent
+fsyncs share one commit, and one sync of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from vaultfs.errors import NoSpaceError, VaultError
+from vaultfs.metadata.database import database_failures
+from vaultfs.vault.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+_Database: Final = database_failures()
+SWEEP_PAUSE_S: Final = 0.001
+IDLE_SWEEP_S: Final = 0.25
+
+
+class Durability:
+    """The commits of a mounted vault.
+
+    Args:
+        fs: the vault.
+
+    Attributes:
+        gate: while not None, changes of data wait for it (`pass_gate`).
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self.gate: trio.Event | None = None
+        self._wanted = 0
+        self._done = 0
+        self._is_committing = False
+        self._commit_over = trio.Event()
+        self._rows_committed = 0
+        self._rows_durable = 0
+        self._is_syncing = False
+        self._sync_over = trio.Event()
+
+    # --- for requests
+
+    async def pass_gate(self) -> None:
+        """Wait until changes of data are let in."""
+        while self.gate is not None:
+            await self.gate.wait()
+
+    async def room_to_write(self) -> None:
+        """Wait until the gate is open and the sealing thread has caught up."""
+        while self.gate is not None or self._fs.pipeline.is_full:
+            if self._fs.pipeline.is_full:
+                await trio.to_thread.run_sync(self._fs.pipeline.wait_for_room)
+            await self.pass_gate()
+
+    async def fsync(self) -> None:
+        """Make everything that was done before the call durable.
+
+        Raises:
+            NoSpaceError, StorageError: it could not be made durable.
+        """
+        if self.gate is None and not self._is_committing:
+            try:
+                is_logged = self._fs.committer.try_log()
+            except _Database as error:
+                raise self._fs.committer.fail(error) from error
+            if is_logged:
+                self._rows_committed += 1
+                await self._sync_rows()
+                if not self._is_committing:
+                    self._fs.committer.checkpoint_if_large()
+                return
+        await self.commit()
+
+    async def commit(self) -> None:
+        """A full commit of everything that was done before the call, shared with others who want one.
+
+        Raises:
+            NoSpaceError, StorageError: it could not be made durable.
+        """
+        self._wanted += 1
+        mine = self._wanted
+        while self._done < mine:
+            if self._is_committing:
+                await self._commit_over.wait()
+                continue
+            self._is_committing = True
+            self._commit_over = trio.Event()
+            covered = self._wanted
+            try:
+                await self._commit_now()
+                self._done = covered
+            except _Database as error:
+                raise self._fs.committer.fail(error) from error
+            finally:
+                self._is_committing = False
+                self._commit_over.set()
+
+    async def _commit_now(self) -> None:
+        committer = self._fs.committer
+        committer.stage()
+        await trio.to_thread.run_sync(committer.wait_synced)
+        self.gate = trio.Event()
+        try:
+            while True:
+                committer.stage()
+                if committer.can_finish:
+                    break
+                await trio.to_thread.run_sync(committer.wait_synced)
+            committer.finish()
+            self._rows_committed += 1
+        finally:
+            gate, self.gate = self.gate, None
+            gate.set()
+        await self._sync_rows()
+        committer.clean_up()
+        committer.checkpoint_if_large()
+
+    async def _sync_rows(self) -> None:
+        """Make the rows committed so far durable."""
+        wanted = self._rows_committed
+        while self._rows_durable < wanted:
+            if self._is_syncing:
+                await self._sync_over.wait()
+                continue
+            self._is_syncing = True
+            self._sync_over = trio.Event()
+            covered = self._rows_committed
+            try:
+                await trio.to_thread.run_sync(self._fs.committer.sync_wal)
+                self._rows_durable = covered
+            finally:
+                self._is_syncing = False
+                self._sync_over.set()
+
+    # --- in the background
+
+    async def commit_regularly(self, interval_s: float) -> None:
+        """Commit every ``interval_s`` seconds if there is something to commit.  Runs until cancelled.
+
+        A full disk is logged and tried again; programs learn of it by their own fsync and write.
+        """
+        while True:
+            await trio.sleep(interval_s)
+            if self._fs.committer.is_clean or self._fs.committer.failure is not None:
+                continue
+            try:
+                await self.commit()
+            except NoSpaceError as error:
+                log.warning("cannot commit yet: %s", error)
+            except VaultError as error:
+                log.critical("commit failed: %s", error)
+
+    async def sweep_when_idle(self, requests: SupportsRequests) -> None:
+        """Release the extents of deleted files while nobody wants anything.  Runs until cancelled."""
+        while True:
+            before = requests.requests
+            await trio.sleep(IDLE_SWEEP_S)
+            while self._fs.files.ended and requests.requests == before and not self._is_committing:
+                try:
+                    self._fs.files.sweep()
+                except (VaultError, *[_Database]) as error:
+                    self._fs.committer.fail(error)
+                    return
+                await trio.sleep(SWEEP_PAUSE_S)
+
+
+class SupportsRequests:
+    """Counts requests."""
+
+    requests: int

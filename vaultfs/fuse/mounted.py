@@ -1,0 +1,214 @@
+"""A mounted vault as a process: open, mount, serve, unmount, close."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from vaultfs.crypto.slots import Secret
+from vaultfs.errors import ExitCode, UsageError, VaultError
+from vaultfs.fuse import control, kernel_mount
+from vaultfs.fuse.daemon import daemonise
+from vaultfs.fuse.durability import Durability
+from vaultfs.fuse.handshake import Negotiated
+from vaultfs.fuse.operations import VaultOperations
+from vaultfs.fuse.session import MountRequest, Tricks, serve
+from vaultfs.vault.filesystem import FileSystem
+from vaultfs.vault.opening import open_filesystem
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S: Final = 10.0
+"""umount(8) returns before the daemon is done; a mount right after it waits for the lock that long."""
+IDLE_CHECK_S: Final = 1.0
+
+
+class DaemonError(VaultError):
+    """The daemon could not start; the message and the exit code are its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = ExitCode(exit_code)  # type: ignore[misc]  # the class's value is only a default
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mount:
+    vault_path: Path
+    mountpoint: Path
+    source: str
+    secret: Secret = field(repr=False)
+    read_only: bool
+    allow_other: bool
+    idle_s: float | None
+    commit_interval_s: float
+    snapshot: str | None
+    options: tuple[str, ...]
+    foreground: bool
+    log_path: Path
+
+
+def mount_vault(
+    *,
+    vault_path: Path,
+    mountpoint: Path,
+    source: str,
+    secret: Secret,
+    read_only: bool = False,
+    allow_other: bool = False,
+    idle_s: float | None = None,
+    commit_interval_s: float = 5.0,
+    snapshot: str | None = None,
+    options: tuple[str, ...] = (),
+    foreground: bool = False,
+    log_path: Path,
+) -> None:
+    """Mount a vault; returns when programs can use the folder, or with ``foreground`` when it was unmounted.
+
+    Args:
+        vault_path: the vault's directory, absolute.
+        mountpoint: the folder, absolute, symlinks resolved.
+        source: what ``mount`` shows as the device.
+        secret: opens the vault.
+        read_only: refuse every change.
+        allow_other: let other users in.
+        idle_s: unmount after so many seconds without a request.
+        commit_interval_s: everything is durable after so many seconds.
+        snapshot: mount this snapshot instead of the present.
+        options: words of ``-o`` for the kernel.
+        foreground: serve in this process, and log to standard error.
+        log_path: where a daemon logs; its directory exists.
+
+    Raises:
+        VaultError: with the exit code that says what went wrong.
+    """
+    mount = _Mount(
+        vault_path=vault_path,
+        mountpoint=mountpoint,
+        source=source,
+        secret=secret,
+        read_only=read_only,
+        allow_other=allow_other,
+        idle_s=idle_s,
+        commit_interval_s=commit_interval_s,
+        snapshot=snapshot,
+        options=options,
+        foreground=foreground,
+        log_path=log_path,
+    )
+    if foreground:
+        _run(mount, lambda: None)
+        return
+    start = daemonise(lambda report_ready: _run(mount, report_ready), log_file=log_path)
+    if start.exit_code:
+        raise DaemonError(start.message, start.exit_code)
+
+
+def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
+    """Everything from the password to the end of the process."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    tricks = Tricks(dont_mask=True).overridden()
+    fs = open_filesystem(
+        mount.vault_path,
+        mount.secret,
+        read_only=mount.read_only,
+        lock_wait_s=LOCK_WAIT_S if kernel_mount_is_fresh(mount) else 0.0,
+        purpose=f"mounted on {mount.mountpoint}",
+    )
+    try:
+        trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
+    finally:
+        fs.close()
+        log.info("unmounted %s", mount.mountpoint)
+
+
+def kernel_mount_is_fresh(mount: _Mount) -> bool:
+    """Whether whoever holds the vault may be a daemon on its way out: nothing is mounted from it any more."""
+    table = Path("/proc/self/mounts").read_bytes()
+    return f" fuse.{kernel_mount.SUBTYPE} ".encode() not in table or os.fsencode(mount.source) not in table
+
+
+class _MountedVault:
+    """The tasks of one mount."""
+
+    def __init__(self, mount: _Mount, fs: FileSystem, tricks: Tricks, report_ready: Callable[[], None]) -> None:
+        self._mount = mount
+        self._fs = fs
+        self._tricks = tricks
+        self._report_ready = report_ready
+        self._stop = trio.Event()
+
+    async def serve(self) -> None:
+        """Mount, serve until unmounted, and return; the vault is then still open."""
+        mount = self._mount
+        self._durability = Durability(self._fs)
+        self._operations = VaultOperations(self._fs, self._durability)
+        request = MountRequest(
+            mount.source,
+            mount.mountpoint,
+            read_only=mount.read_only,
+            allow_other=mount.allow_other,
+            options=mount.options,
+            tricks=self._tricks,
+        )
+        async with trio.open_nursery() as nursery:
+            if not mount.read_only:
+                nursery.start_soon(self._durability.commit_regularly, mount.commit_interval_s)
+                nursery.start_soon(self._durability.sweep_when_idle, self._operations)
+            if mount.idle_s is not None:
+                nursery.start_soon(self._stop_when_idle, mount.idle_s)
+            async with control.listening(mount.mountpoint, self._answer):
+                await serve(
+                    self._operations,
+                    request,
+                    on_ready=self._ready,
+                    on_negotiated=self._negotiated,
+                    stop=self._stop,
+                )
+            nursery.cancel_scope.cancel()
+
+    def _negotiated(self, negotiated: Negotiated) -> None:
+        log.info("kernel and filesystem agreed on %s", negotiated)
+
+    def _ready(self) -> None:
+        log.info("mounted %s on %s", self._mount.vault_path, self._mount.mountpoint)
+        self._report_ready()
+
+    async def _stop_when_idle(self, idle_s: float) -> None:
+        """Unmount when there was no request, and no open file, for so long."""
+        idle_since = trio.current_time()
+        seen = -1
+        while True:
+            await trio.sleep(min(IDLE_CHECK_S, idle_s / 4))
+            if self._operations.requests != seen or len(self._operations.handles):
+                seen = self._operations.requests
+                idle_since = trio.current_time()
+            elif trio.current_time() - idle_since >= idle_s:
+                log.info("nobody used %s for %g s", self._mount.mountpoint, idle_s)
+                self._stop.set()
+                return
+
+    async def _answer(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The control socket's verbs."""
+        if verb == "status":
+            return {
+                **self._fs.status(),
+                "pid": os.getpid(),
+                "log": None if self._mount.foreground else str(self._mount.log_path),
+                "requests": self._operations.requests,
+                "open_handles": len(self._operations.handles),
+                "commit_interval_s": self._mount.commit_interval_s,
+            }
+        if verb == "commit":
+            if not self._mount.read_only:
+                await self._durability.commit()
+            return {}
+        raise UsageError(f"the daemon knows no verb {verb!r}")

@@ -1,0 +1,456 @@
+"""FUSE requests, answered by the core: a thin adapter.
+
+Nearly every request is answered in one step of the event loop, without a checkpoint; what may wait for the disk (a
+read that misses the page cache, a commit) goes to a thread.  The vault has one writer, so the kernel may cache names
+and attributes for long.
+
+Set-id bits: FUSE_HANDLE_KILLPRIV_V2 makes the filesystem responsible for taking them away, but pyfuse3 does not show
+which write asks for it.  A write through a handle that an ordinary user opened after the bits were set takes them;
+writes through older handles may be the kernel's late ones, of data from before.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from vaultfs.errors import VaultError
+from vaultfs.fuse.durability import Durability
+from vaultfs.fuse.handles import DirectoryHandle, FileHandle, Handles
+from vaultfs.ids import InodeId
+from vaultfs.metadata.database import database_failures
+from vaultfs.vault.filesystem import FileSystem
+from vaultfs.vault.inodes import Inode
+from vaultfs.vault.reading import ChunkDamageError
+from vaultfs.vault.tree import NAME_MAX_BYTES
+
+log = logging.getLogger(__name__)
+
+CACHE_S: Final = 86_400.0
+"""How long the kernel may keep names, their absence, and attributes; nobody else changes them."""
+
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+_MASKED: Final = 0o7777 | stat.S_IFMT(0o177777)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_Database: Final = database_failures()
+
+
+def _reply(
+    change: bool,
+) -> Callable[
+    [Callable[Concatenate[VaultOperations, P], R]], Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]
+]:
+    """Make a request handler of a plain method: refuse changes where there are none, and translate errors."""
+
+    def decorate(
+        method: Callable[Concatenate[VaultOperations, P], R],
+    ) -> Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]:
+        @functools.wraps(method)
+        async def handler(self: VaultOperations, *args: P.args, **kwargs: P.kwargs) -> R:
+            self.requests += 1
+            try:
+                if change and self.is_stopped:
+                    self.fs.check_writable()
+                return method(self, *args, **kwargs)
+            except VaultError as error:
+                raise FUSEError(error.errno) from None
+            except _Database as error:
+                raise FUSEError(self.fs.committer.fail(error).errno) from None
+
+        return handler
+
+    return decorate
+
+
+_reading = _reply(change=False)
+_changing = _reply(change=True)
+
+
+class VaultOperations(pyfuse3.Operations):
+    """The handlers.
+
+    Args:
+        fs: the vault.
+        durability: makes it durable.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+    enable_acl = True
+
+    def __init__(self, fs: FileSystem, durability: Durability) -> None:
+        super().__init__()
+        self.fs = fs
+        self.durability = durability
+        self.handles = Handles()
+        self.requests = 0
+        self._absent = EntryAttributes()
+        self._absent.st_ino = InodeT(0)
+        self._absent.entry_timeout = CACHE_S
+        self._set_id_since: dict[InodeId, int] = {}
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether changes are refused."""
+        fs = self.fs
+        return fs.is_read_only or fs.committer.failure is not None or fs.pipeline.failure is not None
+
+    def _attributes(self, inode: Inode) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(inode.id)
+        entry.st_mode = ModeT(inode.mode)
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        size = inode.size
+        entry.st_size = size
+        if size:
+            entry.st_blocks = -(-self.fs.files.data_on_disk_bytes(inode) // 512)
+        entry.st_atime_ns = inode.atime_ns
+        entry.st_mtime_ns = inode.mtime_ns
+        entry.st_ctime_ns = inode.ctime_ns
+        entry.st_blksize = 4096
+        entry.entry_timeout = entry.attr_timeout = CACHE_S
+        return entry
+
+    # --- names
+
+    @_reading
+    def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        """Find a name."""
+        if len(name) > NAME_MAX_BYTES:
+            raise FUSEError(errno.ENAMETOOLONG)
+        inode = self.fs.tree.lookup(InodeId(parent_inode), name)
+        return self._absent if inode is None else self._attributes(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Nothing to do: numbers are never used twice, and open handles keep inodes alive."""
+
+    @_changing
+    def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a file, FIFO, socket or device node."""
+        return self._attributes(
+            self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask, rdev=rdev)
+        )
+
+    @_changing
+    def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        """Make a directory."""
+        mode = ModeT(stat.S_IFDIR | (mode & 0o7777))
+        return self._attributes(self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
+
+    @_changing
+    def symlink(self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        """Make a symlink."""
+        return self._attributes(
+            self.fs.make(InodeId(parent_inode), name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target=target)
+        )
+
+    @_changing
+    def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Make a regular file and open it."""
+        mode = ModeT(stat.S_IFREG | (mode & 0o7777))
+        inode = self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
+        return self._opened(inode, flags, ctx), self._attributes(inode)
+
+    @_changing
+    def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Give a file one more name."""
+        linked = self.fs.inodes.get(InodeId(inode))
+        self.fs.check_room(0)
+        self.fs.tree.link(linked, InodeId(new_parent_inode), new_name)
+        return self._attributes(linked)
+
+    @_changing
+    def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove a name."""
+        self.fs.unlink(InodeId(parent_inode), name)
+
+    @_changing
+    def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove an empty directory."""
+        self.fs.rmdir(InodeId(parent_inode), name)
+
+    @_changing
+    def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        """Move or exchange names."""
+        self.fs.rename(InodeId(parent_inode_old), name_old, InodeId(parent_inode_new), name_new, flags)
+
+    @_reading
+    def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        """The target of a symlink."""
+        target = self.fs.inodes.get(InodeId(inode)).target
+        if target is None:
+            raise FUSEError(errno.EINVAL)
+        return FileNameT(target)
+
+    # --- attributes
+
+    @_reading
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """The attributes of an inode."""
+        return self._attributes(self.fs.inodes.get(InodeId(inode)))
+
+    async def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Change attributes; a change of size waits while a commit is being completed."""
+        if fields.update_size and self.durability.gate is not None:
+            await self.durability.pass_gate()
+        return await self._setattr(inode, attr, fields, ctx)
+
+    @_changing
+    def _setattr(
+        self, number: InodeT, attr: EntryAttributes, fields: SetattrFields, ctx: RequestContext
+    ) -> EntryAttributes:
+        inode = self.fs.inodes.get(InodeId(number))
+        mode = attr.st_mode if fields.update_mode else None
+        self.fs.set_attributes(
+            inode,
+            mode=mode,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+            is_privileged=ctx.uid == 0,
+        )
+        if mode is not None and mode & _SET_ID and inode.opens:
+            self._set_id_since[inode.id] = self.handles.newest
+        return self._attributes(inode)
+
+    @_reading
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Room, as the disk below has it."""
+        below = self.fs.space.statvfs()
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        factor = below.f_frsize
+        data.f_blocks = below.f_blocks * factor // 4096
+        data.f_bfree = below.f_bfree * factor // 4096
+        data.f_bavail = below.f_bavail * factor // 4096
+        # Inodes live in the database; only bytes limit them.
+        data.f_ffree = data.f_favail = data.f_bavail
+        data.f_files = data.f_ffree + self.fs.inodes.next_inode
+        data.f_namemax = NAME_MAX_BYTES
+        return data
+
+    # --- extended attributes
+
+    @_reading
+    def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        """The value of an attribute."""
+        return self.fs.xattrs.get(self.fs.inodes.get(InodeId(inode)), name)
+
+    @_reading
+    def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        """The names of an inode's attributes."""
+        return [XAttrNameT(name) for name in self.fs.xattrs.names(self.fs.inodes.get(InodeId(inode)))]
+
+    @_changing
+    def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        """Set an attribute."""
+        self.fs.check_room(len(value))
+        self.fs.xattrs.set(self.fs.inodes.get(InodeId(inode)), name, value)
+
+    @_changing
+    def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        """Remove an attribute."""
+        self.fs.xattrs.remove(self.fs.inodes.get(InodeId(inode)), name)
+
+    # --- files
+
+    def _opened(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
+        self.fs.open(inode)
+        number = self.handles.add(FileHandle(inode, flags, ctx.uid))
+        return FileInfo(fh=FileHandleT(number), keep_cache=True)
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file."""
+        if flags & os.O_TRUNC and self.durability.gate is not None:
+            await self.durability.pass_gate()
+        return await self._open(inode, flags, ctx)
+
+    @_reading
+    def _open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) and self.is_stopped:
+            self.fs.check_writable()
+        inode = self.fs.inodes.get(InodeId(number))
+        if flags & os.O_TRUNC and inode.size:
+            self.fs.set_attributes(inode, size=0, is_privileged=ctx.uid == 0)
+        return self._opened(inode, flags, ctx)
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read; what is not in the page cache is read in a thread."""
+        fs = self.fs
+        self.requests += 1
+        try:
+            plan = fs.files.plan_read(self.handles.file(fh).inode, off, size)
+            if not plan.fill_nowait():
+                fs.segments.lease()
+                try:
+                    await trio.to_thread.run_sync(plan.fill)
+                finally:
+                    fs.segments.end_lease()
+            plan.keep_opened()
+        except ChunkDamageError as damage:
+            fs.report_damage(damage)
+            raise FUSEError(errno.EIO) from None
+        except VaultError as error:
+            log.error("read of inode %d: %s", self.handles.file(fh).inode.id, error)  # noqa: TRY400
+            raise FUSEError(error.errno) from None
+        except _Database as error:
+            raise FUSEError(fs.committer.fail(error).errno) from None
+        # Any buffer will do, and this one need not be copied.
+        return plan.result  # type: ignore[return-value]
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Write; waits while the sealing thread is behind, a commit is being completed, or the disk is read."""
+        fs = self.fs
+        durability = self.durability
+        if durability.gate is not None or fs.pipeline.is_full:
+            await durability.room_to_write()
+        handle = self.handles.file(fh)
+        self.requests += 1
+        try:
+            if self.is_stopped:
+                fs.check_writable()
+            fs.check_room(len(buf))
+            inode = handle.inode
+            if inode.chunks:
+                plan = fs.files.plan_write(inode, off, len(buf))
+                if plan is not None and not plan.fill_nowait():
+                    fs.segments.lease()
+                    try:
+                        await trio.to_thread.run_sync(plan.fill)
+                    finally:
+                        fs.segments.end_lease()
+                    if durability.gate is not None:
+                        await durability.pass_gate()
+                if plan is not None:
+                    plan.keep_opened()
+            fs.files.write(inode, off, buf)
+            if handle.is_direct:
+                inode.mtime_ns = inode.ctime_ns = time.time_ns()
+            if inode.mode & _SET_ID and self._takes_set_id(fh, handle):
+                fs.drop_set_id(inode)
+        except ChunkDamageError as damage:
+            fs.report_damage(damage)
+            raise FUSEError(errno.EIO) from None
+        except VaultError as error:
+            raise FUSEError(error.errno) from None
+        except _Database as error:
+            raise FUSEError(fs.committer.fail(error).errno) from None
+        return len(buf)
+
+    def _takes_set_id(self, fh: int, handle: FileHandle) -> bool:
+        """Whether a write through a handle takes the set-id bits; see the module's text."""
+        return handle.uid != 0 and fh > self._set_id_since.get(handle.inode.id, 0)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        """Not needed; saying so once saves a request per close."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def release(self, fh: FileHandleT) -> None:
+        """Close a file."""
+        inode = self.handles.remove(fh).inode
+        self.fs.release(inode)
+        if not inode.opens:
+            self._set_id_since.pop(inode.id, None)
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make everything durable."""
+        self.requests += 1
+        await self._durable()
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make everything durable."""
+        self.requests += 1
+        await self._durable()
+
+    async def _durable(self) -> None:
+        if self.fs.is_read_only:
+            return
+        try:
+            await self.durability.fsync()
+        except VaultError as error:
+            raise FUSEError(error.errno) from None
+
+    # --- directories
+
+    @_reading
+    def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Open a directory."""
+        directory = self.fs.inodes.get(InodeId(inode))
+        self.fs.open(directory)
+        return FileHandleT(self.handles.add(DirectoryHandle(directory)))
+
+    @_reading
+    def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """List names with attributes, so that looking at each needs no request of its own."""
+        for cookie, name, inode in self._names(self.handles.directory(fh), start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), cookie):
+                break
+
+    def _names(self, handle: DirectoryHandle, start: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """The names after a cookie, from what an earlier call has read as long as nothing has changed since."""
+        inodes = self.fs.inodes
+        if handle.read_at != inodes.version or handle.next_cookie != start:
+            handle.ahead.clear()
+        while True:
+            if not handle.ahead:
+                handle.read_at = inodes.version
+                handle.ahead.extend(self.fs.tree.batch(handle.inode.id, start))
+                if not handle.ahead:
+                    return
+            entry = handle.ahead[0]
+            yield entry
+            # Only what the caller took, by asking for more, counts as listed.
+            handle.ahead.popleft()
+            start = handle.next_cookie = entry.cookie
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Close a directory."""
+        self.fs.release(self.handles.remove(fh).inode)

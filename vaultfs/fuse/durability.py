@@ -8,7 +8,7 @@ fsyncs share one commit, and one sync of the log.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 _Database: Final = database_failures()
 SWEEP_PAUSE_S: Final = 0.001
 IDLE_SWEEP_S: Final = 0.25
+
+
+class CountsRequests(Protocol):
+    """Whatever counts requests."""
+
+    requests: int
 
 
 class Durability:
@@ -157,21 +163,15 @@ class Durability:
             except VaultError as error:
                 log.critical("commit failed: %s", error)
 
-    async def sweep_when_idle(self, requests: SupportsRequests) -> None:
+    async def sweep_when_idle(self, counter: CountsRequests) -> None:
         """Release the extents of deleted files while nobody wants anything.  Runs until cancelled."""
         while True:
-            before = requests.requests
+            before = counter.requests
             await trio.sleep(IDLE_SWEEP_S)
-            while self._fs.files.ended and requests.requests == before and not self._is_committing:
+            while self._fs.files.ended and counter.requests == before and not self._is_committing:
                 try:
                     self._fs.files.sweep()
-                except (VaultError, *[_Database]) as error:
+                except (VaultError, _Database) as error:
                     self._fs.committer.fail(error)
                     return
                 await trio.sleep(SWEEP_PAUSE_S)
-
-
-class SupportsRequests:
-    """Counts requests."""
-
-    requests: int

@@ -18,7 +18,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -83,7 +83,7 @@ def _reply(
             except _Database as error:
                 raise FUSEError(self.fs.committer.fail(error).errno) from None
 
-        return handler
+        return cast("Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]", handler)
 
     return decorate
 

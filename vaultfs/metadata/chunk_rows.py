@@ -21,7 +21,7 @@ _SEGMENT: Final = "id, token, name, epoch, salt, size, live, holes"
 class ChunkPlace(NamedTuple):
     """Where the chunk of one extent lies; all lengths in bytes."""
 
-    index: int
+    idx: int
     chunk: ChunkId
     segment: SegmentId
     offset: int
@@ -89,7 +89,7 @@ class ChunkRows:
     def take_extents(self, inode: InodeId, first: int, limit: int) -> list[ChunkId]:
         """Delete at most ``limit`` extents from ``first`` on, and return their chunks."""
         return [
-            row[0]
+            cast("ChunkId", row[0])
             for row in self._execute(
                 "DELETE FROM extent WHERE inode=?1 AND idx IN "
                 "(SELECT idx FROM extent WHERE inode=?1 AND idx>=?2 ORDER BY idx LIMIT ?3) RETURNING chunk",

@@ -83,9 +83,9 @@ class TreeRows:
 
     def totals(self) -> tuple[int, int]:
         """Number of inodes, and the sum of the sizes of regular files in bytes."""
-        row = self._execute("SELECT count(*), coalesce(sum(size), 0) FROM inode WHERE mode & 61440 = 32768").fetchone()
-        count = self._execute("SELECT count(*) FROM inode").fetchone()
-        return cast("int", cast("tuple[int]", count)[0]), cast("tuple[int, int]", row)[1]
+        row = self._execute("SELECT coalesce(sum(size), 0) FROM inode WHERE mode & 61440 = 32768").fetchall()[0]
+        count = self._execute("SELECT count(*) FROM inode").fetchall()[0]
+        return cast("int", count[0]), cast("int", row[0])
 
     # --- names
 

@@ -16,7 +16,7 @@ from typing import Final
 from vaultfs.crypto.keys import fingerprint
 from vaultfs.errors import FileSystemError, NoSpaceError
 from vaultfs.ids import ChunkId, InodeId
-from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
+from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
@@ -100,7 +100,7 @@ class Files:
                     if start < stop:
                         result[base + start - offset : base + stop - offset] = data[start:stop]
         for place in self._rows.places(inode.id, first, last) if inode.chunks else ():
-            index = place.index
+            index = place.idx
             if in_memory and (index in inode.dirty or index in inode.pending):
                 continue
             base = index * chunk_size
@@ -155,10 +155,12 @@ class Files:
                 continue
             if index in inode.dirty or index in inode.pending:
                 continue
-            for place in self._rows.places(inode.id, index, index):
-                if self._open_chunks.get(place.chunk) is None:
-                    # An empty part: the chunk is opened, and kept, for its own sake.
-                    wanted.append(Wanted(place, self._segments.get(place.segment), 0, 0, 0))
+            # An empty part: the chunk is opened, and kept, for its own sake.
+            wanted += [
+                Wanted(place, self._segments.get(place.segment), 0, 0, 0)
+                for place in self._rows.places(inode.id, index, index)
+                if self._open_chunks.get(place.chunk) is None
+            ]
         if not wanted:
             return None
         return ReadPlan(inode, chunk_size, bytearray(), wanted, self._open_chunks)
@@ -186,8 +188,7 @@ class Files:
             else:
                 self._write_part(inode, index, start, piece)
             position += stop - start
-        if end > inode.size:
-            inode.size = end
+        inode.size = max(inode.size, end)
         self._inodes.changed(inode)
         self.write_log.wrote(inode.id, offset, data)
         if self._dirty_bytes > DIRTY_LIMIT_BYTES:
@@ -308,8 +309,6 @@ class Files:
             NoSpaceError: the disk was full; the data is dirty again, and the next commit tries once more.
         """
         full: NoSpaceError | None = None
-        new_rows: list[ChunkRow] = []
-        live: dict[int, int] = {}
         for event in self._pipeline.collect():
             if isinstance(event, SealJob):
                 if event.error is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError, ReadOnlyError, StorageError, VaultError
+from vaultfs.errors import FileSystemError, IntegrityError, ReadOnlyError, VaultError
 from vaultfs.ids import InodeId
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
@@ -286,7 +286,7 @@ class FileSystem:
         self.inodes.changed(inode)
 
     def drop_set_id(self, inode: Inode) -> None:
-        """What a write by an ordinary user does to a file: set-id bits and capabilities go.  Directories keep theirs."""
+        """What a write by an ordinary user does to a file: set-id bits and capabilities go, but for directories."""
         if inode.is_directory:
             return
         mode = inode.mode & ~stat.S_ISUID

@@ -1,7 +1,7 @@
 """The sealing thread: turns chunks of plaintext into bytes of the open segment, beside the core.
 
 The core hands over jobs and goes on; the thread seals a batch into one buffer, appends it with one call, and puts what
-happened on a queue that the core empties with :meth:`SealingPipeline.collect`.  Nothing that it reports may be committed
+happened on a queue that the core empties with :meth:`SealingPipeline.collect`.  Nothing of that may be committed
 before :meth:`SealingPipeline.sync` has returned.
 
 Errors: an append that fails is tried again once in a new segment.  A failed fdatasync is not believed a second time
@@ -24,7 +24,7 @@ from vaultfs.crypto.aead import OVERHEAD_BYTES, SegmentCipher
 from vaultfs.crypto.compression import compress
 from vaultfs.crypto.keys import Keyring, fingerprint
 from vaultfs.errors import IntegrityError, NoSpaceError, StorageError, VaultError
-from vaultfs.ids import ChunkId, KeyEpoch, SegmentId, SegmentName
+from vaultfs.ids import ChunkId, InodeId, KeyEpoch, SegmentId, SegmentName
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_format import (
     HEADER_BYTES,
@@ -341,7 +341,7 @@ class SealingPipeline:
             job.segment = segment
             job.offset = base + starts[number]
             job.stored = starts[number + 1] - starts[number]
-            inode_number = 0 if job.inode is None else int(job.inode.id)
+            inode_number = InodeId(0) if job.inode is None else job.inode.id
             segment.entries.append(IndexEntry(job.chunk, job.offset, job.stored, job.length, inode_number, job.index))
             self._events.append(job)
 

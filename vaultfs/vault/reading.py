@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from vaultfs.crypto.compression import decompress
 from vaultfs.crypto.aead import OVERHEAD_BYTES
+from vaultfs.crypto.compression import decompress
 from vaultfs.errors import ChunkIntegrityError, IntegrityError
 from vaultfs.ids import ChunkId
 from vaultfs.metadata.chunk_rows import ChunkPlace
@@ -158,4 +158,4 @@ class ReadPlan:
         del self.wanted[: len(run)]
 
     def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamageError:
-        return ChunkDamageError(self._inode.id, place.index * self._chunk_size, place.chunk, reason)
+        return ChunkDamageError(self._inode.id, place.idx * self._chunk_size, place.chunk, reason)

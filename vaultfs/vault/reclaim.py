@@ -14,8 +14,8 @@ from typing import Final
 from vaultfs.errors import VaultError
 from vaultfs.ids import SegmentId, SegmentName
 from vaultfs.metadata.chunk_rows import ChunkRows, Reclaimable, SegmentRow
-from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_reader import punch
 from vaultfs.vault.segments import SegmentAccess
 

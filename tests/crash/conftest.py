@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from vaultfs.crypto.kdf import KdfParameters
 
 SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 1 << 30
@@ -38,3 +41,11 @@ def root(scratch: Path) -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") is not None and not os.access("/dev/loop-control", os.R_OK | os.W_OK):
         pytest.skip("loop devices need root")
+
+
+@pytest.fixture(scope="session")
+def quick_unlocking() -> Iterator[None]:
+    """Derive each key once in this process: thousands of vaults are copies of one, and 64 MiB of Argon2id cost 0.1 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KdfParameters, "derive", functools.cache(KdfParameters.derive))
+        yield

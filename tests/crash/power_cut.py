@@ -7,9 +7,10 @@ a manual step, and must then show the exact tree after some operation, not an ea
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .recorder import Mark, Recorder
@@ -19,6 +20,7 @@ from .trace import run_traced
 from .workload import Expectation, generate
 
 REPOSITORY = Path(__file__).parents[2]
+_NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
 @dataclass(slots=True)
@@ -71,8 +73,18 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        shown = "\n".join(self.problems[:10])
-        return f"{self.states} states at {self.points} points, {len(self.problems)} bad\n{shown}"
+        """The counts, and one example of each kind of problem."""
+        kinds: dict[str, list[str]] = {}
+        for problem in self.problems:
+            kinds.setdefault(_NUMBERS.sub("#", problem.partition(": ")[2]), []).append(problem)
+        lines = [f"{len(each)} times: {each[0]}" for each in kinds.values()]
+        return "\n".join([f"{self.states} states at {self.points} points, {len(self.problems)} problems", *lines[:20]])
+
+    def add(self, other: Report) -> None:
+        """Take in what another report says."""
+        self.points += other.points
+        self.states += other.states
+        self.problems += other.problems
 
 
 class Recorded:
@@ -82,11 +94,13 @@ class Recorded:
         job: what to run.
         scratch: for marks and the trace.
         root: the store, ready to be opened; states will be laid out here, for stores remember paths.
+        expectation: of another workload than the job's.
     """
 
-    def __init__(self, job: Job, scratch: Path, root: Path) -> None:
+    def __init__(self, job: Job, scratch: Path, root: Path, *, expectation: Expectation | None = None) -> None:
+        self.job = job
         self.root = root
-        self.expectation = Expectation(generate(job.workload, job.seed, job.steps))
+        self.expectation = expectation or Expectation(generate(job.workload, job.seed, job.steps))
         marks = scratch / "marks"
         recorder = Recorder(root, marks)
         words = [job.store, root, marks, job.workload, job.seed, job.steps]
@@ -113,6 +127,12 @@ class Recorded:
                     if key not in seen:
                         seen.add(key)
                         yield Cut(position, loss, seed, state, survivors)
+
+    def again(self, scratch: Path, cut: Cut) -> Recorded:
+        """Lay out the state after a cut, and record how it is opened, looked at and closed."""
+        cut.state.write_to(self.root)
+        job = replace(self.job, workload="nothing", steps=0)
+        return Recorded(job, scratch, self.root, expectation=self.expectation.from_now_on(cut.survivors))
 
     def check(self, inspect: Inspect, *, losses: Sequence[Loss] = tuple(Loss), seeds: int = 1) -> Report:
         """Make all cuts and inspect what is left.

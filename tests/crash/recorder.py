@@ -208,7 +208,7 @@ class Recorder:
         mode, offset, length = call.arguments[1], int(call.arguments[2]), int(call.arguments[3])
         if "PUNCH_HOLE" in mode or "ZERO_RANGE" in mode:
             zeros = bytes(max(0, min(length, self._sizes[number] - offset)))
-            self.recording.nodes[number].changes.append(Change(call.end, offset, zeros))
+            self.recording.nodes[number].changes.append(Change(call.end, offset, zeros, is_hole=True))
         elif mode == "0":
             self._resize(call, number, max(self._sizes[number], offset + length))
         elif mode != "FALLOC_FL_KEEP_SIZE":

@@ -30,7 +30,7 @@ class Loss(enum.Enum):
     EVERYTHING = "everything"
     DATA = "bytes, but no name and no size"
     NAMES = "names, but no bytes"
-    JOURNAL = "bytes at random; of the changes of names the last ones, by chance, in the order of a journal"
+    JOURNAL = "bytes at random; of names, sizes and holes the last changes, by chance, in the order of a journal"
     SCATTERED = "bytes and names at random"
 
 
@@ -42,11 +42,13 @@ class Change:
         end: position in the recording at which it was complete.
         offset: bytes.
         data: what was written; None where the size became ``offset``.
+        is_hole: the zeros in ``data`` are a hole.  Holes and sizes are metadata, so a journal keeps their order.
     """
 
     end: int
     offset: int
     data: bytes | None
+    is_hole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Recording:
         arrivals = {naming.end for namings in kept for naming in namings if not naming.needs_arrival}
         names = [_entries(node, namings, arrivals) for node, namings in zip(self.nodes, kept, strict=True)]
         state = State({}, {})
-        self._walk(0, b"", names, state, _Bytes(cut, loss, chance))
+        self._walk(0, b"", names, state, _Bytes(cut, loss, chance, journal_end))
         return state
 
     def _walk(self, number: int, path: bytes, names: list[dict[bytes, int]], state: State, content: _Bytes) -> None:
@@ -156,10 +158,14 @@ class Recording:
                 state.tree[where] = (child, content.of(child, node))
 
     def _journal_end(self, cut: int, chance: random.Random) -> int:
-        """Changes of names before this position survive: at least those before the last sync of anything."""
+        """Metadata changed before this position survives: at least that before the last sync of anything."""
         floor = max((begin for node in self.nodes for begin, end in node.syncs if end < cut), default=0)
-        ends = sorted({naming.end for node in self.nodes for naming in node.namings if floor <= naming.end < cut})
-        return chance.choice([floor, *(end + 1 for end in ends)])
+        ends = {naming.end for node in self.nodes for naming in node.namings if floor <= naming.end < cut}
+        for node in self.nodes:
+            for change in node.changes:
+                if floor <= change.end < cut and (change.data is None or change.is_hole):
+                    ends.add(change.end)
+        return chance.choice([floor, *(end + 1 for end in sorted(ends))])
 
     def _surviving(self, node: Node, cut: int, loss: Loss, chance: random.Random, journal_end: int) -> list[Naming]:
         """Which changes of a directory are on the disk after the cut."""
@@ -208,6 +214,7 @@ class _Bytes:
     cut: int
     loss: Loss
     chance: random.Random
+    journal_end: int
     known: dict[int, bytes] = field(default_factory=dict)
 
     def of(self, number: int, node: Node) -> bytes:
@@ -234,6 +241,10 @@ class _Bytes:
         return bytes(content)
 
     def _apply_by_chance(self, content: bytearray, change: Change) -> None:
+        if self.loss is Loss.JOURNAL and (change.data is None or change.is_hole):
+            if change.end < self.journal_end:
+                _apply(content, [change])
+            return
         fate = self.chance.random()
         if fate < 0.4:
             _apply(content, [change])

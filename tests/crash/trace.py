@@ -25,7 +25,7 @@ MUTATIONS = (*WRITES, *SYNCS, *NAMES, *DIRECTORIES, *SIZES)
 TRACED = (*MUTATIONS, "openat", "open", "creat", "lseek", "mmap", "copy_file_range", "sendfile")
 LONGEST_STRING_BYTES = 1 << 26
 
-_LINE = re.compile(r"(\d+) (?:<\.\.\. (\w+) resumed>(.*)|(\w+)\((.*))\n?", re.DOTALL)
+_LINE = re.compile(r"(\d+) +(?:<\.\.\. (\w+) resumed>(.*)|(\w+)\((.*))", re.DOTALL)
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _DESCRIPTOR = re.compile(r"(-?\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})*)>(\(deleted\))?")
 _RESULT = re.compile(r"\)\s+= (-?\d+|\?)([^\n]*)$")
@@ -94,9 +94,11 @@ def read_trace(log: Path) -> list[Call]:
 def _calls(lines: Iterator[str] | Sequence[str]) -> Iterator[Call]:
     begun: dict[int, tuple[int, str, str]] = {}
     for position, line in enumerate(lines):
-        match = _LINE.fullmatch(line)
-        if match is None:  # "+++ exited with 0 +++" and the like
-            continue
+        match = _LINE.fullmatch(line.rstrip("\n"))
+        if match is None:
+            if "+++" in line:  # "exited with 0" and the like
+                continue
+            raise TraceError(f"cannot read the line {line[:300]}")
         thread = int(match[1])
         text = match[5] if match[2] is None else match[3]
         name, start = match[4] or match[2], position

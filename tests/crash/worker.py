@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from .stores import SqliteStore, Store
+from .vault_store import VaultStore
 from .workload import generate, run
 
 STORES: Mapping[str, Callable[[Path], Store]] = {
     "sqlite": SqliteStore,
     "sqlite-unsafe": partial(SqliteStore, synchronous="OFF"),
+    "vault": VaultStore,
 }
 
 

@@ -78,6 +78,13 @@ class Expectation:
                 promised = int(index) + 1
         return range(promised, begun + 1)
 
+    def from_now_on(self, survivors: range) -> Expectation:
+        """What may be seen after another crash, in which nothing is done but to open and close."""
+        now = Expectation([])
+        now.trees = self.trees
+        now._survivors = survivors  # noqa: SLF001  # its own
+        return now
+
     def is_promise(self, mark: Mark) -> bool:
         """Whether a mark says that everything before it must survive from now on."""
         word, index = mark.text.split()

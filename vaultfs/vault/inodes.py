@@ -7,6 +7,7 @@ counting it open.
 
 from __future__ import annotations
 
+import errno
 import stat
 import time
 from itertools import islice
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CACHED_INODES: Final = 20_000
 """About 10 MB."""
+REMEMBERED_GONE: Final = 4096
 
 _NO_DIRTY: Final[dict[int, bytearray]] = {}
 _NO_PENDING: Final[dict[int, SealJob]] = {}
@@ -30,6 +32,7 @@ class Inode:
     """A file, directory, symlink or special file; the fields of the row, and its state in this process.
 
     Attributes:
+        is_gone: it was deleted for good; see `InodeTable.delete`.
         opens: handles that refer to it; with ``nlink`` 0 it lives until this falls to 0.
         dirty: chunks by index that are in memory only; replace the shared empty dict before adding (`own_dirty`).
         pending: chunks by index that were handed to the sealing thread and have no row yet.
@@ -42,6 +45,7 @@ class Inode:
         "dirty",
         "gid",
         "id",
+        "is_gone",
         "mode",
         "mtime_ns",
         "nlink",
@@ -69,6 +73,7 @@ class Inode:
             self.target,
         ) = row
         self.opens = 0
+        self.is_gone = False
         self.dirty = _NO_DIRTY
         self.pending = _NO_PENDING
 
@@ -124,6 +129,7 @@ class InodeTable:
         self._rows = rows
         self._cached: dict[InodeId, Inode] = {}
         self._changed: dict[InodeId, Inode] = {}
+        self._gone: dict[InodeId, Inode] = {}
         self.next_inode = next_inode
         self.version = 0
         """Rises with every change of any inode, and so with every change of names."""
@@ -137,9 +143,12 @@ class InodeTable:
         inode = self._cached.get(number)
         if inode is not None:
             return inode
+        inode = self._gone.get(number)
+        if inode is not None:
+            return inode
         row = self._rows.inode(number)
         if row is None:
-            raise FileSystemError(116, f"inode {number} does not exist (any more)")
+            raise FileSystemError(errno.ESTALE, f"inode {number} does not exist (any more)")
         return self._remember(Inode(row))
 
     def find(self, number: InodeId) -> Inode | None:
@@ -192,6 +201,8 @@ class InodeTable:
     def changed(self, inode: Inode) -> None:
         """Have an inode written at the next flush."""
         self.version += 1
+        if inode.is_gone:
+            return
         self._changed[inode.id] = inode
 
     def has_changes(self) -> bool:
@@ -205,7 +216,14 @@ class InodeTable:
             self._changed.clear()
 
     def delete(self, inode: Inode) -> None:
-        """Remove an inode for good, from memory and database."""
+        """Remove an inode for good.
+
+        Its attributes are remembered for a while: the kernel may still write back the times of a file that it knows.
+        """
+        inode.is_gone = True
+        self._gone[inode.id] = inode
+        if len(self._gone) > REMEMBERED_GONE:
+            del self._gone[next(iter(self._gone))]
         self._cached.pop(inode.id, None)
         self._changed.pop(inode.id, None)
         self._rows.delete_inode(inode.id)

@@ -152,6 +152,20 @@ def test_swapped_chunks_are_noticed() -> None:
         other.open(ChunkId(1), first, length=3)
 
 
+def test_a_chunk_longer_than_its_length_is_refused() -> None:
+    """Sealing refuses it too, so only someone with the key could have made it."""
+    made = longhand.seal_chunk(KEY, VAULT, SALT, 9, 5, b"longer", PRINT, os.urandom(16))
+    with pytest.raises(ChunkIntegrityError):
+        cipher().open(ChunkId(9), made, length=5)
+
+
+@pytest.mark.parametrize(("chunk", "length"), [(-1, 5), (2**64, 5), (9, 2**32)])
+def test_ids_and_lengths_out_of_range_are_integrity_errors(chunk: int, length: int) -> None:
+    """They come from rows of the metadata."""
+    with pytest.raises(ChunkIntegrityError):
+        cipher().open(ChunkId(chunk), sealed(b"plain"), length=length)
+
+
 @given(st.binary(max_size=200), st.integers(-(2**70), 2**70), st.integers(-(2**40), 2**40))
 def test_garbage_raises_one_error(made: bytes, chunk: int, length: int) -> None:
     with pytest.raises(ChunkIntegrityError):

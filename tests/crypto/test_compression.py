@@ -99,6 +99,15 @@ def test_frames_that_are_cut_grown_or_two_are_noticed() -> None:
             decompress(packed + more, 6000)
 
 
+def test_a_frame_without_its_end_is_noticed() -> None:
+    """All of the data is there; but then something was cut off."""
+    compressor = zstd.ZstdCompressor(level=1)
+    packed = compressor.compress(b"abcdef" * 1000, mode=zstd.ZstdCompressor.FLUSH_BLOCK)
+    assert decompress(packed + compressor.flush(), 6000) == b"abcdef" * 1000
+    with pytest.raises(ChunkIntegrityError):
+        decompress(packed, 6000)
+
+
 @given(st.binary(max_size=300), st.integers(1, 10000))
 def test_garbage_raises_one_error(data: bytes, length: int) -> None:
     with pytest.raises(ChunkIntegrityError):

@@ -168,6 +168,13 @@ def test_garbage_is_no_vault(data: bytes) -> None:
         VaultHeader.decode(data)
 
 
+def test_a_good_header_of_more_than_a_mebibyte_is_not_parsed(vault: tuple[VaultHeader, Keyring]) -> None:
+    data = vault[0].encode()
+    assert VaultHeader.decode(data.ljust(LARGEST_HEADER_BYTES)) == vault[0]
+    with pytest.raises(NotAVaultError):
+        VaultHeader.decode(data.ljust(LARGEST_HEADER_BYTES + 1))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_no_vault(data: bytes) -> None:
     with pytest.raises(NotAVaultError):

@@ -147,6 +147,15 @@ def test_who_was_revoked_cannot_name_a_current_key(recovery: Secret, vault: tupl
             forged.unlock(recovery)
 
 
+def test_who_was_revoked_cannot_claim_a_later_epoch(recovery: Secret, vault: tuple[VaultHeader, Keyring]) -> None:
+    """He knows master key 1, and signs with it that the header is of epoch 2."""
+    header, ring = vault
+    claimed = dataclasses.replace(header, epoch=KeyEpoch(2))
+    forged = dataclasses.replace(claimed, mac=claimed._signed(ring.current))
+    with pytest.raises(IntegrityError):
+        forged.unlock(recovery)
+
+
 class _Forged(Keyring):
     """A keyring that puts a key of the attacker's before the genuine one, whatever its epoch."""
 

@@ -78,6 +78,8 @@ def test_a_secret_of_another_kind_is_not_even_tried(recovery: Secret, monkeypatc
     slot = slot_for(recovery)
     for kind in ("password", "keyfile"):
         assert slot.open(Secret(kind, recovery.value), VAULT) is None
+        other = dataclasses.replace(slot, kind=kind, kdf=KdfParameters.weakest())
+        assert other.open(recovery, VAULT) is None
 
 
 def test_a_changed_field_closes_the_slot(recovery: Secret) -> None:

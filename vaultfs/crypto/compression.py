@@ -27,7 +27,7 @@ _LARGEST_WINDOW_LOG: Final = 23
 
 
 class _Compressor(threading.local):
-    """One compressor per thread: making one costs 10 µs, as much as compressing 4 KiB."""
+    """One compressor per thread: making one costs 10 µs, as much as compressing 4 KiB, and a shared one is locked."""
 
     def __init__(self) -> None:
         self.zstd = zstd.ZstdCompressor(level=_LEVEL)

@@ -249,11 +249,12 @@ def test_a_segment_key_seals_no_more_than_its_limit() -> None:
     writer = cipher()
     out = memoryview(bytearray(OVERHEAD_BYTES))
     for chunk in range(LARGEST_SEAL_COUNT):
+        assert writer.seal_count == chunk
         writer.seal_into(out, ChunkId(chunk), b"", PRINT, length=0)
     for _ in range(2):
         with pytest.raises(UsageError, match="begin another"):
             writer.seal_into(out, ChunkId(0), b"", PRINT, length=0)
-    assert LARGEST_SEAL_COUNT == 2**16
+    assert writer.seal_count == LARGEST_SEAL_COUNT == 2**16
 
 
 @pytest.mark.parametrize("missing", [1, 16, OVERHEAD_BYTES, OVERHEAD_BYTES + 5])

@@ -56,11 +56,15 @@ class SegmentCipher(Hidden):
         vault_id: 16 bytes.
         salt: the segment's 32 random bytes; never the same for two segments.
 
+    Attributes:
+        seal_count: chunks sealed so far, those included that never reached the disk.  A caller that begins another
+            segment in time looks at this, and not at how many chunks the segment holds.
+
     Raises:
         UsageError: one of them has another length.
     """
 
-    __slots__ = ("_aead", "_count_seal", "_nonce_key", "_record_key", "_vault_id")
+    __slots__ = ("_aead", "_count_seal", "_nonce_key", "_record_key", "_vault_id", "seal_count")
 
     def __init__(self, chunk_key: bytes, vault_id: VaultId, salt: bytes) -> None:
         require_key(chunk_key, "chunk key")
@@ -76,6 +80,7 @@ class SegmentCipher(Hidden):
         self._vault_id: Final = bytes(vault_id)
         # One C call under the interpreter's lock, so that two threads never get one number.
         self._count_seal: Final = itertools.count(1).__next__
+        self.seal_count = 0
 
     def seal_into(
         self, out: memoryview, chunk_id: ChunkId, plaintext: Buffer, fingerprint: bytes, *, length: int
@@ -105,8 +110,10 @@ class SegmentCipher(Hidden):
             raise UsageError(
                 f"chunk {chunk_id}: {size} bytes to seal of a chunk of {length}, fingerprint of {len(fingerprint)}"
             )
-        if self._count_seal() > LARGEST_SEAL_COUNT:
+        count = self._count_seal()
+        if count > LARGEST_SEAL_COUNT:
             raise UsageError(f"a segment takes {LARGEST_SEAL_COUNT} chunks at most; begin another one")
+        self.seal_count = count
         try:
             associated = _CHUNK_AAD.pack(b"chunk", self._vault_id, chunk_id, length)
             hedge = _CHUNK_NONCE_INPUT.pack(os.urandom(_RANDOM_BYTES), chunk_id, length, size, fingerprint)

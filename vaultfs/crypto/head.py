@@ -36,9 +36,8 @@ class HeadRecord:
 
     Args:
         generation: of this state; it never goes back.
-        state: ``clean`` after an unmount or snapshot; ``open`` while mounted, when the database's hash is of the last
-            clean state.
-        database_hash: :func:`hash_database`.
+        state: ``clean`` after an unmount or snapshot; ``open`` while mounted, and after a crash.
+        database_hash: :func:`hash_database`; in state ``open`` it says nothing, as the database changes.
         manifest_hash: of the newest snapshot's manifest; None if there is no snapshot.
         epoch: set by :meth:`open`: the keys it was sealed with.  The database's hash was made with the same.
     """

@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def quick_unlocking() -> Iterator[None]:
-    """Derive each key once in this process: thousands of vaults are copies of one, and 64 MiB of Argon2id cost 0.1 s."""
+    """Derive each key once in this process: all vaults of a test are copies of one, and Argon2id takes 0.1 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KdfParameters, "derive", functools.cache(KdfParameters.derive))
         yield

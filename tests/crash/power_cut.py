@@ -80,6 +80,11 @@ class Report:
         lines = [f"{len(each)} times: {each[0]}" for each in kinds.values()]
         return "\n".join([f"{self.states} states at {self.points} points, {len(self.problems)} problems", *lines[:20]])
 
+    def verify(self, least_points: int) -> None:
+        """Fail if there was a problem, or if there were fewer points than a test means to have."""
+        if self.problems or self.points < least_points:
+            raise AssertionError(str(self))
+
     def add(self, other: Report) -> None:
         """Take in what another report says."""
         self.points += other.points

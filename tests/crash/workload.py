@@ -59,6 +59,7 @@ class Expectation:
     def __init__(self, operations: Sequence[Operation]) -> None:
         model = ModelStore()
         self.operations = operations
+        self._survivors: range | None = None
         self.trees: list[Tree] = [model.tree()]
         """``trees[n]`` is the truth after ``n`` operations."""
         for operation in operations:
@@ -67,6 +68,8 @@ class Expectation:
 
     def bounds(self, marks: Sequence[Mark], cut: int) -> range:
         """How many operations may have survived a crash at a position of the recording."""
+        if self._survivors is not None:
+            return self._survivors
         begun = promised = 0
         for mark in marks:
             if mark.position >= cut:
@@ -81,8 +84,7 @@ class Expectation:
     def from_now_on(self, survivors: range) -> Expectation:
         """What may be seen after another crash, in which nothing is done but to open and close."""
         now = Expectation([])
-        now.trees = self.trees
-        now._survivors = survivors  # noqa: SLF001  # its own
+        now.trees, now._survivors = self.trees, survivors
         return now
 
     def is_promise(self, mark: Mark) -> bool:

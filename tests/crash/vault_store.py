@@ -1,0 +1,109 @@
+"""The vault under test as a `Store` for workloads: through the Python API, with chunks so small that they are many."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from vaultfs import KdfParameters, Secret, Vault, create_vault, open_vault
+from vaultfs.errors import FileSystemError
+
+from .stores import Entry, Tree
+from .workload import BLOCK
+
+PASSWORD = b"correct horse battery staple"
+STATE_VARIABLE = "XDG_STATE_HOME"
+
+
+def use_state_of(root: Path) -> None:
+    """Keep the witness below ``root`` too: it is on the disk whose power is cut."""
+    os.environ[STATE_VARIABLE] = str(root / "state")
+
+
+def prepare_vault(root: Path) -> None:
+    """Make a vault in ``root/vault`` that was used and closed before."""
+    use_state_of(root)
+    create_vault(root / "vault", Secret.password(PASSWORD), kdf=KdfParameters.weakest(), chunk_size_bytes=BLOCK)
+    store = VaultStore(root)
+    store.close()
+
+
+class VaultStore:
+    """A vault in ``root/vault``, opened."""
+
+    def __init__(self, root: Path) -> None:
+        use_state_of(root)
+        self.vault: Vault = open_vault(root / "vault", Secret.password(PASSWORD))
+
+    def mkdir(self, path: str) -> None:
+        self.vault.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        self.vault.rmdir(path)
+
+    def write(self, path: str, offset: int, data: bytes) -> None:
+        with self.vault.open(path, "r+b" if self.vault.exists(path) else "xb") as file:
+            file.pwrite(data, offset)
+
+    def truncate(self, path: str, size: int) -> None:
+        self.vault.truncate(path, size)
+
+    def remove(self, path: str) -> None:
+        self.vault.remove(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self.vault.rename(old, new)
+
+    def link(self, old: str, new: str) -> None:
+        self.vault.link(old, new)
+
+    def symlink(self, target: str, path: str) -> None:
+        self.vault.symlink(target, path)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self.vault.chmod(path, mode)
+
+    def set_attribute(self, path: str, name: str, value: bytes) -> None:
+        self.vault.setxattr(path, name.encode(), value)
+
+    def fsync(self, path: str) -> None:
+        with self.vault.open(path, "r+b") as file:
+            file.fsync()
+
+    def commit(self) -> None:
+        self.vault.commit()
+
+    def snapshot(self) -> None:
+        self.vault.commit()
+
+    def close(self) -> None:
+        self.vault.close()
+
+    def tree(self) -> Tree:
+        found: Tree = {}
+        self._read("", found)
+        return found
+
+    def _read(self, directory: str, found: Tree) -> None:
+        for raw, status in self.vault.scan(f"/{directory}"):
+            path = f"{directory}/{os.fsdecode(raw)}".lstrip("/")
+            attributes = tuple(
+                (os.fsdecode(name), self.vault.getxattr(path, name)) for name in sorted(self.vault.listxattr(path))
+            )
+            mode = stat.S_IMODE(status.st_mode)
+            if stat.S_ISDIR(status.st_mode):
+                found[path] = Entry("d", b"", 0, mode, attributes)
+                self._read(path, found)
+            elif stat.S_ISLNK(status.st_mode):
+                found[path] = Entry("l", self.vault.readlink(path), status.st_nlink, mode, attributes)
+            else:
+                found[path] = Entry("f", self._bytes(path, status.st_size), status.st_nlink, mode, attributes)
+
+    def _bytes(self, path: str, size: int) -> bytes:
+        with self.vault.open(path) as file:
+            content = file.readall()
+        if len(content) != size:
+            raise FileSystemError(errno.EIO, f"{path} has {len(content)} bytes and says {size}")
+        return content

@@ -94,6 +94,7 @@ class Committer:
             NoSpaceError: the disk is full; nothing is lost while the vault stays open.
         """
         self._files.stage()
+        self._pipeline.flush()
         self._files.collect()
 
     def wait_synced(self) -> None:

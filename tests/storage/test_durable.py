@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_replace_does_not_follow_a_symlink(tmp_path: Path) -> None:
     assert target.read_bytes() == b"keep"
     assert not path.is_symlink()
     assert path.read_bytes() == b"new"
+
+
+def test_replace_does_not_follow_a_symlink_at_the_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"keep")
+    (tmp_path / ".file.0011223344556677.tmp").symlink_to(target)
+    monkeypatch.setattr(secrets, "token_hex", lambda _bytes: "0011223344556677")
+    with pytest.raises(StorageError):
+        atomic_replace(tmp_path / "file", b"new")
+    assert target.read_bytes() == b"keep"
 
 
 def test_replace_survives_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

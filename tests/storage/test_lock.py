@@ -113,8 +113,9 @@ def test_somebody_who_looks_for_ever_does_not_block_for_ever(layout: VaultLayout
     os.close(probe)
 
 
-def test_a_file_that_was_replaced_meanwhile_is_not_the_lock(
-    layout: VaultLayout, monkeypatch: pytest.MonkeyPatch, clock: Clock
+@pytest.mark.parametrize("by_another", [False, True])
+def test_a_file_that_was_deleted_meanwhile_is_not_the_lock(
+    layout: VaultLayout, monkeypatch: pytest.MonkeyPatch, clock: Clock, *, by_another: bool
 ) -> None:
     real = fcntl.flock
     replaced: list[bool] = []
@@ -122,6 +123,8 @@ def test_a_file_that_was_replaced_meanwhile_is_not_the_lock(
     def replace_first(descriptor: int, operation: int) -> None:
         if not replaced:
             layout.lock.unlink()
+            if by_another:
+                layout.lock.touch()
             replaced.append(True)
         real(descriptor, operation)
 

@@ -121,8 +121,7 @@ def read_holder(layout: VaultLayout) -> Holder | None:
 
 
 def _open_lock(layout: VaultLayout) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(layout.lock, flags, 0o600)
+    return os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _flock(descriptor: int, operation: int) -> bool:

@@ -71,6 +71,52 @@ class NewPasswordOptions:
     new_password_command: str | None = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class UnlockOptions:
+    """As :class:`SecretOptions`, for ``key add``, where ``--keyfile`` names the new slot's key file.
+
+    Attributes:
+        password_fd: Read the password that unlocks from this file descriptor.
+        passfile: Read the password that unlocks from this file.
+        password_command: Run this command and read the password that unlocks from its output.
+        unlock_keyfile: Unlock with this key file instead of a password.
+        recovery_key_fd: Read a recovery key that unlocks from this file descriptor.
+    """
+
+    password_fd: int | None = None
+    passfile: Path | None = None
+    password_command: str | None = None
+    unlock_keyfile: Path | None = None
+    recovery_key_fd: int | None = None
+
+    def plain(self) -> SecretOptions:
+        """The same choice under the usual names."""
+        return SecretOptions(
+            password_fd=self.password_fd,
+            passfile=self.passfile,
+            password_command=self.password_command,
+            keyfile=self.unlock_keyfile,
+            recovery_key_fd=self.recovery_key_fd,
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class KeepOptions:
+    """The secrets of slots that shall survive a rotation; each option may be given several times.
+
+    Attributes:
+        keep_passfile: Keep the slot that the password in this file opens.
+        keep_keyfile: Keep the slot that this key file opens.
+        keep_recovery_file: Keep the slot that the recovery key in this file opens.
+    """
+
+    keep_passfile: tuple[Path, ...] = ()
+    keep_keyfile: tuple[Path, ...] = ()
+    keep_recovery_file: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True)
 class Prompt:
     """How to ask the person.
@@ -86,6 +132,8 @@ class Prompt:
 
 SecretOption = Annotated[SecretOptions, Parameter(name="*")]
 NewPasswordOption = Annotated[NewPasswordOptions, Parameter(name="*")]
+UnlockOption = Annotated[UnlockOptions, Parameter(name="*")]
+KeepOption = Annotated[KeepOptions, Parameter(name="*")]
 
 
 def obtain(options: SecretOptions, prompt: Prompt) -> Secret:
@@ -129,6 +177,39 @@ def obtain_new_password(options: NewPasswordOptions, prompt: Prompt) -> Secret:
     """
     value = _password(options.new_password_fd, options.new_passfile, options.new_password_command, "new-")
     return Secret.password(_ask(prompt) if value is None else value)
+
+
+def obtain_keyfile(path: Path, option: str) -> Secret:
+    """A key file's contents as a secret.
+
+    Args:
+        path: the key file.
+        option: that named it, for messages.
+
+    Raises:
+        UsageError: it cannot be read, is empty or too long.
+    """
+    return Secret.keyfile(_read_file(path, option))
+
+
+def obtain_kept(options: KeepOptions) -> list[Secret]:
+    """The secrets of slots that shall survive a rotation.
+
+    Args:
+        options: as parsed.
+
+    Raises:
+        UsageError: a file cannot be read, is empty or too long, or holds no recovery key.
+    """
+    passwords = [_line(_read_file(path, "--keep-passfile"), "--keep-passfile") for path in options.keep_passfile]
+    keys = [
+        _decoded(_read_file(path, "--keep-recovery-file"), "the recovery key") for path in options.keep_recovery_file
+    ]
+    return [
+        *(Secret.password(value) for value in passwords),
+        *(obtain_keyfile(path, "--keep-keyfile") for path in options.keep_keyfile),
+        *(Secret.recovery(text) for text in keys),
+    ]
 
 
 def _password(descriptor: int | None, file: Path | None, command: str | None, prefix: str = "") -> bytes | None:

@@ -1,0 +1,1 @@
+"""Tests of key slots on disk, of rotation, and of their verbs."""

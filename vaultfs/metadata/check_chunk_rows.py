@@ -18,7 +18,8 @@ LOST_SEGMENT: Final = SegmentId(0)
 
 _CHUNK: Final = "id, segment, offset, stored, length, refs, born, died, fingerprint"
 _JOINED: Final = ", ".join(f"c.{column.strip()}" for column in _CHUNK.split(","))
-_USES: Final = "SELECT chunk, count(*) AS n FROM (SELECT chunk FROM extent UNION ALL SELECT chunk FROM snapshot_piece) GROUP BY chunk"
+_NAMED: Final = "SELECT chunk FROM extent UNION ALL SELECT chunk FROM snapshot_piece"
+_USES: Final = f"SELECT chunk, count(*) AS n FROM ({_NAMED}) GROUP BY chunk"  # noqa: S608
 _SNAPSHOT_NEEDS: Final = "EXISTS (SELECT 1 FROM snapshot s WHERE c.born <= s.seq AND s.seq < c.died)"
 _LARGEST_CHUNK_BYTES: Final = 4 << 20
 
@@ -58,8 +59,8 @@ class CheckChunkRows:
             "list[tuple[InodeId, int, int]]",
             self._rows(
                 "SELECT e.inode, i.size, max(e.idx * ?1 + coalesce(c.length, ?1)) FROM extent e "
-                "JOIN inode i ON i.id=e.inode LEFT JOIN chunk c ON c.id=e.chunk WHERE e.idx * ?1 >= i.size AND i.mode & 61440 = 32768 "
-                "GROUP BY e.inode",
+                "JOIN inode i ON i.id=e.inode LEFT JOIN chunk c ON c.id=e.chunk "
+                "WHERE e.idx * ?1 >= i.size AND i.mode & 61440 = 32768 GROUP BY e.inode",
                 (chunk_size,),
             ),
         )
@@ -288,24 +289,14 @@ class CheckChunkRows:
             ),
         )
 
-    def pieces_without_snapshot(self) -> int:
-        """Pieces of snapshots that are not there."""
-        return cast(
-            "int",
-            self._database.scalar("SELECT count(*) FROM snapshot_piece WHERE seq NOT IN (SELECT seq FROM snapshot)"),
-        )
-
-    def delete_pieces_without_snapshot(self) -> None:
-        """Remove them."""
-        self._execute("DELETE FROM snapshot_piece WHERE seq NOT IN (SELECT seq FROM snapshot)")
-
     def snapshots_of_chunk(self, chunk: int) -> list[int]:
         """The snapshots that need a chunk as a piece or as data."""
         return [
             cast("int", row[0])
             for row in self._rows(
                 "SELECT seq FROM snapshot_piece WHERE chunk=?1 UNION "
-                "SELECT s.seq FROM snapshot s JOIN chunk c ON c.id=?1 WHERE c.born <= s.seq AND (c.died IS NULL OR s.seq < c.died)",
+                "SELECT s.seq FROM snapshot s JOIN chunk c ON c.id=?1 "
+                "WHERE c.born <= s.seq AND (c.died IS NULL OR s.seq < c.died)",
                 (chunk,),
             )
         ]

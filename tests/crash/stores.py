@@ -69,6 +69,9 @@ class Store(Protocol):
     def symlink(self, target: str, path: str) -> None: ...
     def chmod(self, path: str, mode: int) -> None: ...
     def set_attribute(self, path: str, name: str, value: bytes) -> None: ...
+    def hold(self, path: str) -> None:
+        """Keep the file open until the store is closed, whatever becomes of its name."""
+
     def fsync(self, path: str) -> None:
         """On return, what the file holds now survives anything."""
 
@@ -153,6 +156,9 @@ class ModelStore:
 
     def set_attribute(self, path: str, name: str, value: bytes) -> None:
         self.find(path).attributes[name] = value
+
+    def hold(self, path: str) -> None:
+        pass
 
     def fsync(self, path: str) -> None:
         pass

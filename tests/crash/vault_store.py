@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from vaultfs import KdfParameters, Secret, Vault, create_vault, open_vault
+from vaultfs import KdfParameters, Secret, Vault, VaultFile, create_vault, open_vault
 from vaultfs.errors import FileSystemError
 
 from .stores import Entry, Tree
@@ -36,6 +36,7 @@ class VaultStore:
     def __init__(self, root: Path) -> None:
         use_state_of(root)
         self.vault: Vault = open_vault(root / "vault", Secret.password(PASSWORD))
+        self._held: list[VaultFile] = []
 
     def mkdir(self, path: str) -> None:
         self.vault.mkdir(path)
@@ -68,6 +69,9 @@ class VaultStore:
     def set_attribute(self, path: str, name: str, value: bytes) -> None:
         self.vault.setxattr(path, name.encode(), value)
 
+    def hold(self, path: str) -> None:
+        self._held.append(self.vault.open(path))
+
     def fsync(self, path: str) -> None:
         with self.vault.open(path, "r+b") as file:
             file.fsync()
@@ -79,6 +83,8 @@ class VaultStore:
         self.vault.commit()
 
     def close(self) -> None:
+        for file in self._held:
+            file.close()
         self.vault.close()
 
     def tree(self) -> Tree:

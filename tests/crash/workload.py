@@ -180,6 +180,8 @@ def _rewrite(generator: _Generator) -> None:
     elif choice < 0.8:
         generator.add("truncate", path, generator.offset(path))
     elif choice < 0.9:
+        if generator.chance.random() < 0.5:
+            generator.add("hold", path)
         generator.add("remove", path)
     if generator.chance.random() < 0.25:
         generator.promise()

@@ -147,14 +147,15 @@ class ChunkRows:
             )
         )
 
-    def dead_chunks(self) -> list[ChunkRow]:
-        """Chunks that at most snapshots need."""
+    def dead_chunks(self, died: int, chunk: ChunkId, limit: int) -> list[ChunkRow]:
+        """Chunks that at most snapshots need, after (died, chunk) in that order."""
         return list(
             map(
                 ChunkRow._make,
                 self._execute(
                     "SELECT id, segment, offset, stored, length, refs, born, died, fingerprint FROM chunk "
-                    "WHERE died IS NOT NULL"
+                    "WHERE died IS NOT NULL AND (died, id) > (?, ?) ORDER BY died, id LIMIT ?",
+                    (died, chunk, limit),
                 ),
             )
         )
@@ -184,6 +185,18 @@ class ChunkRows:
         """One segment."""
         row = self._execute(f"SELECT {_SEGMENT} FROM segment WHERE id=?", (segment,)).fetchone()  # noqa: S608
         return None if row is None else SegmentRow._make(row)
+
+    def segments_of_files(self) -> list[SegmentRow]:
+        """The segments in which a chunk of a file lies; pieces of snapshots do not count."""
+        return list(
+            map(
+                SegmentRow._make,
+                self._execute(
+                    f"SELECT {_SEGMENT} FROM segment s WHERE EXISTS (SELECT 1 FROM chunk c WHERE c.segment=s.id "  # noqa: S608
+                    "AND c.died IS NULL AND c.id NOT IN (SELECT chunk FROM snapshot_piece)) ORDER BY id"
+                ),
+            )
+        )
 
     def insert_segment(self, token: str, epoch: int, salt: bytes) -> SegmentId:
         """Add a segment that is being written, and return its number."""

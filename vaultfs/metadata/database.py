@@ -74,6 +74,7 @@ class MetadataDatabase:
         self._path = path
         self._writable = writable
         self._wal_fd = -1
+        self._image_fd = -1
         self._is_closed = False
         self.execute = connection.execute
         self.executemany = connection.executemany
@@ -208,6 +209,39 @@ class MetadataDatabase:
             if busy:
                 raise StorageError("metadata.db: another process reads the vault's metadata; the WAL was not emptied")
 
+    # --- the file as of the last checkpoint
+
+    def image_bytes(self) -> int:
+        """The size of the database file.  Any thread, while nobody checkpoints.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        try:
+            if self._image_fd < 0:
+                # Kept until the database is closed: closing any descriptor of a file drops SQLite's locks on it.
+                self._image_fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.fstat(self._image_fd).st_size
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path.name}: {error.strerror}") from error
+
+    def read_image(self, offset: int, length: int) -> bytes:
+        """Bytes of the database file, encrypted as they are; all of them are there.  Any thread, after `image_bytes`.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        data = b""
+        try:
+            while len(data) < length:
+                piece = os.pread(self._image_fd, length - len(data), offset + len(data))
+                if not piece:
+                    raise StorageError(f"{self._path.name} ends before byte {offset + length}: something cut it")
+                data += piece
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path.name}: {error.strerror}") from error
+        return data
+
     def close(self) -> None:
         """Forget what was not committed and close the file.  Doing it twice is harmless."""
         if self._is_closed:
@@ -220,6 +254,9 @@ class MetadataDatabase:
         if self._wal_fd >= 0:
             os.close(self._wal_fd)
             self._wal_fd = -1
+        if self._image_fd >= 0:
+            os.close(self._image_fd)
+            self._image_fd = -1
 
     @property
     def is_intact(self) -> bool:

@@ -19,6 +19,8 @@ SCHEMA: Final = """
 --   next_cookie    the next directory entry's cookie
 --   chunk_size     bytes of plaintext in a full chunk
 --   snapshot_seq   the newest snapshot's number; chunks written now are born at snapshot_seq + 1
+--   snapshot_making    number of the snapshot being made, 0 or no row if none; a mount finishes or undoes it
+--   snapshot_cleaning  1 while pieces and chunks of ended snapshots are given back; a mount goes on with it
 CREATE TABLE setting (
     name  TEXT PRIMARY KEY,
     value NOT NULL
@@ -72,8 +74,9 @@ CREATE TABLE extent (
     PRIMARY KEY (inode, idx)
 ) WITHOUT ROWID;
 
--- Sealed chunks.  refs = rows in extent that name it.  A chunk is needed while refs > 0 or a snapshot s exists with
--- born <= s < died.  died is NULL while refs > 0.
+-- Sealed chunks.  refs = rows in extent and snapshot_piece that name it.  A chunk is needed while refs > 0 or a
+-- snapshot s exists with born <= s < died.  died is NULL while refs > 0.  No chunk is named in both tables; one named in
+-- snapshot_piece goes with its last row there, whatever snapshots exist.
 CREATE TABLE chunk (
     id          INTEGER PRIMARY KEY,
     segment     INTEGER NOT NULL,
@@ -128,7 +131,8 @@ CREATE TABLE snapshot (
 );
 CREATE UNIQUE INDEX snapshot_id ON snapshot (id);
 
--- Pieces of the database's image that belong to snapshots: not files, but chunks all the same.
+-- Pieces of the database's image that belong to snapshots: not files, but chunks all the same.  Those of a seq without
+-- row in snapshot belong to the snapshot being made, or wait to be given back.
 CREATE TABLE snapshot_piece (
     seq   INTEGER NOT NULL,
     idx   INTEGER NOT NULL,

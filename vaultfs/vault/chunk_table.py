@@ -2,6 +2,12 @@
 
 A chunk is needed while an extent refers to it, or a snapshot s exists with born <= s < died.  What is not needed any
 more is remembered as a range to reclaim; the hole is punched only after the transaction that said so is durable.
+The chunks of a snapshot's database image are no file's: they are needed while a row in ``snapshot_piece`` names them.
+
+The image says where each chunk lay at the snapshot's moment, and stays as it is.  So a durable chunk that a snapshot
+needs never moves (`is_kept`): whoever wants its data elsewhere (compaction, a rotated key) seals it as a new chunk,
+points the extents at that one and releases the old one, which then dies as if it had been overwritten.  `moved` is for
+chunks whose commit has not happened yet; no image names them.
 """
 
 from __future__ import annotations
@@ -35,6 +41,8 @@ class ChunkTable:
         self.snapshot_seq = snapshot_seq
         self._snapshots = snapshots
         self._existing = [row.seq for row in snapshots.all()]
+        self.pieces: dict[ChunkId, SnapshotSeq] = {}
+        """Pieces of a snapshot's image on their way to a segment."""
         self.to_discard: list[SegmentBeingWritten] = []
         """Sealed segments whose open name goes once this transaction is durable."""
 
@@ -70,6 +78,17 @@ class ChunkTable:
         """An appended chunk that nothing wants any more: its bytes are to be reclaimed."""
         if job.segment is not None:
             self._rows.put_reclaim(self.segment_id(job.segment), job.offset, job.stored)
+
+    def took_piece(self, job: SealJob) -> bool:
+        """Give an appended piece of a snapshot's image its rows; False if the job is none, or not wanted any more."""
+        seq = self.pieces.pop(job.chunk, None)
+        if seq is None:
+            return False
+        row = self.row_for(job, is_shared=True)
+        self._rows.insert_chunk(row)
+        self._rows.add_live(row.segment, row.stored)
+        self._snapshots.put_piece(seq, job.index, job.chunk)
+        return True
 
     def moved(self, event: ChunkMoved) -> None:
         """Follow a chunk that was sealed again elsewhere, if it is in use."""
@@ -111,6 +130,24 @@ class ChunkTable:
         for segment, stored in freed.items():
             self._rows.add_live(segment, -stored)
 
+    def release_pieces(self, chunks: Iterable[ChunkId]) -> None:
+        """As `release`, for pieces of images: snapshots taken later contain their rows, but do not need them."""
+        freed: dict[SegmentId, int] = {}
+        for chunk in chunks:
+            row = self._rows.chunk(chunk)
+            if row is None:
+                raise IntegrityError(f"metadata.db has no chunk {chunk}; run vaultfs fsck")
+            if row.refs > 1:
+                self._rows.set_refs(chunk, row.refs - 1, None)
+            else:
+                self._forget(row, freed)
+        for segment, stored in freed.items():
+            self._rows.add_live(segment, -stored)
+
+    def is_kept(self, row: ChunkRow) -> bool:
+        """Whether a snapshot needs a chunk where it lies."""
+        return self._is_in_snapshot(row.born, self.snapshot_seq + 1 if row.died is None else row.died)
+
     def _is_in_snapshot(self, born: int, died: int) -> bool:
         return any(born <= seq < died for seq in self._existing)
 
@@ -122,16 +159,33 @@ class ChunkTable:
     # --- snapshots
 
     def snapshot_taken(self, seq: SnapshotSeq) -> None:
-        """From now on chunks are born after this snapshot."""
+        """From now on chunks are born after this snapshot, and those born before are kept for it."""
         self._existing.append(seq)
-        self.snapshot_seq = seq
+        self.snapshot_seq = max(self.snapshot_seq, seq)
 
-    def snapshot_deleted(self, seq: SnapshotSeq) -> None:
-        """End the chunks that only this snapshot needed."""
+    def snapshot_ended(self, seq: SnapshotSeq) -> None:
+        """A snapshot does not exist any more; `sweep_dead` ends the chunks that it alone needed."""
         self._existing.remove(seq)
+
+    def sweep_dead(self, after: tuple[int, ChunkId], limit: int) -> tuple[int, ChunkId] | None:
+        """Look at no more than ``limit`` chunks that no file needs, and end those that no snapshot needs either.
+
+        Args:
+            after: where the last call stopped; begin with (0, 0).
+            limit: bounds how long it takes; 1,000 take some 20 ms.
+
+        Returns:
+            Where to go on; None if that was all.
+        """
         freed: dict[SegmentId, int] = {}
-        for row in self._rows.dead_chunks():
-            if row.died is not None and not self._is_in_snapshot(row.born, row.died):
+        rows = self._rows.dead_chunks(*after, limit)
+        for row in rows:
+            assert row.died is not None
+            if not self._is_in_snapshot(row.born, row.died):
                 self._forget(row, freed)
         for segment, stored in freed.items():
             self._rows.add_live(segment, -stored)
+        if len(rows) < limit:
+            return None
+        assert rows[-1].died is not None
+        return rows[-1].died, rows[-1].id

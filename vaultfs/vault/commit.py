@@ -72,6 +72,8 @@ class Committer:
         self._pipeline = pipeline
         self._reclaimer = reclaimer
         self._changes_seen = database.changes()
+        self.is_image_in_use = False
+        """While a snapshot reads the database file it must not change, so the WAL grows past its limit."""
         self.failure: VaultError | None = None
         """Set once for all: something could not be made durable, and the vault is read-only."""
 
@@ -193,7 +195,7 @@ class Committer:
         Raises:
             StorageError: the disk failed.
         """
-        if self._database.wal_bytes() > CHECKPOINT_BYTES:
+        if not self.is_image_in_use and self._database.wal_bytes() > CHECKPOINT_BYTES:
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -208,6 +210,17 @@ class Committer:
             log.warning("the metadata's log cannot be emptied yet: %s", error)
         except VaultError as error:
             raise self.fail(error) from error
+
+    def finish_into_file(self) -> None:
+        """Step 3, and the same state as a database file without a WAL, durable on return.
+
+        Raises:
+            NoSpaceError, StorageError: as `finish`; the state is committed, but the file is not of that state.
+        """
+        self.finish()
+        self.checkpoint()
+        if self._database.wal_bytes():
+            raise NoSpaceError("no space to empty the metadata's log; free space on the disk below the vault")
 
     # --- all of it, for callers that may block
 

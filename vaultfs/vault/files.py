@@ -316,6 +316,8 @@ class Files:
                     self._take_back(event)
                     continue
                 inode = event.inode
+                if inode is None and self._chunks.took_piece(event):
+                    continue
                 if inode is None or inode.pending.get(event.index) is not event:
                     self._chunks.garbage(event)
                     continue

@@ -311,6 +311,11 @@ class SealingPipeline:
         if segment is not None:
             self._call(lambda: self._seal_segment(segment))
 
+    @property
+    def has_open_segment(self) -> bool:
+        """Whether a segment is not sealed yet; counts only while nothing is on its way."""
+        return self._segment is not None
+
     def close(self) -> None:
         """End the thread; an open segment stays as it is, for recovery."""
         if self._thread is not None:

@@ -121,7 +121,7 @@ def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
         mount.secret,
         read_only=mount.read_only,
         lock_wait_s=LOCK_WAIT_S if kernel_mount_is_fresh(mount) else 0.0,
-        purpose=f"mounted on {mount.mountpoint}",
+        purpose="mounted",
     )
     try:
         trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)

@@ -46,7 +46,7 @@ from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.reading import ChunkDamageError
-from vaultfs.vault.tree import NAME_MAX_BYTES
+from vaultfs.vault.tree import FIRST_COOKIE, NAME_MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -430,13 +430,21 @@ class VaultOperations(pyfuse3.Operations):
     @_reading
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List names with attributes, so that looking at each needs no request of its own."""
-        for cookie, name, inode in self._names(self.handles.directory(fh), start_id):
+        handle = self.handles.directory(fh)
+        # The kernel takes only number and type of these two.
+        for cookie, name in ((1, b"."), (2, b"..")):
+            if start_id < cookie:
+                directory = handle.inode if cookie == 1 else self.fs.inodes.find(handle.inode.parent) or handle.inode
+                if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(directory), cookie):
+                    return
+        for cookie, name, inode in self._names(handle, start_id):
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), cookie):
                 break
 
     def _names(self, handle: DirectoryHandle, start: int) -> Iterator[tuple[int, bytes, Inode]]:
         """The names after a cookie, from what an earlier call has read as long as nothing has changed since."""
         inodes = self.fs.inodes
+        start = max(start, FIRST_COOKIE - 1)
         if handle.read_at != inodes.version or handle.next_cookie != start:
             handle.ahead.clear()
         while True:

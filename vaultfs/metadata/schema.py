@@ -16,7 +16,7 @@ SCHEMA: Final = """
 --   generation     of the vault, see vault/head.py
 --   next_inode     the next inode's number; numbers are never used twice
 --   next_chunk     the next chunk's number; likewise
---   next_cookie    the next directory entry's cookie
+--   next_cookie    the next directory entry's cookie; 1 and 2 are those of . and .., which have no rows
 --   chunk_size     bytes of plaintext in a full chunk
 --   snapshot_seq   the newest snapshot's number; chunks written now are born at snapshot_seq + 1
 --   snapshot_making    number of the snapshot being made, 0 or no row if none; a mount finishes or undoes it
@@ -39,7 +39,8 @@ CREATE TABLE inode (
     mtime_ns INTEGER NOT NULL,
     ctime_ns INTEGER NOT NULL,
     chunks   INTEGER NOT NULL,  -- rows in extent
-    target   BLOB               -- symlinks only
+    target   BLOB,              -- symlinks only
+    parent   INTEGER NOT NULL   -- directories: the directory that holds the name, the root: itself; others: 0
 );
 
 -- Names.  (parent, name) is unique; names are 1 to 255 bytes without NUL and '/', never '.' or '..'.

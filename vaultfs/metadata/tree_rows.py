@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, cast
 from vaultfs.ids import InodeId
 from vaultfs.metadata.database import MetadataDatabase
 
-_COLUMNS: Final = "id, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns, chunks, target"
+_COLUMNS: Final = "id, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns, chunks, target, parent"
 _JOINED: Final = ", ".join(f"i.{column.strip()}" for column in _COLUMNS.split(","))
 
 _SELECT_INODE: Final = f"SELECT {_COLUMNS} FROM inode WHERE id=?"  # noqa: S608  # constants only
-_UPSERT_INODE: Final = f"INSERT OR REPLACE INTO inode ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_UPSERT_INODE: Final = f"INSERT OR REPLACE INTO inode ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _LOOKUP: Final = (
     f"SELECT e.inode, {_JOINED} FROM entry e LEFT JOIN inode i ON i.id=e.inode "  # noqa: S608
     "WHERE e.parent=? AND e.name=?"
@@ -41,6 +41,7 @@ class InodeRow(NamedTuple):
     ctime_ns: int
     chunks: int
     target: bytes | None
+    parent: InodeId
 
 
 class Listed(NamedTuple):

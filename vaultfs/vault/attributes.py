@@ -15,6 +15,9 @@ XATTR_NAME_MAX_BYTES: Final = 255
 XATTR_VALUE_MAX_BYTES: Final = 65536
 XATTR_LIST_MAX_BYTES: Final = 65536
 
+_NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
+_SYSTEM: Final = (acl.ACCESS, acl.DEFAULT)
+
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 
@@ -58,6 +61,12 @@ class ExtendedAttributes:
             raise FileSystemError(errno.ERANGE)
         if len(value) > XATTR_VALUE_MAX_BYTES:
             raise FileSystemError(errno.E2BIG)
+        if name not in _SYSTEM and not name.startswith(_NAMESPACES):
+            raise FileSystemError(
+                errno.EOPNOTSUPP, f"{name!r}: extended attributes begin with user., trusted. or security."
+            )
+        if name in _NAMESPACES:
+            raise FileSystemError(errno.EINVAL)
         known = self.names(inode)
         if flags & XATTR_CREATE and name in known:
             raise FileSystemError(errno.EEXIST)

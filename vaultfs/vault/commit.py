@@ -22,6 +22,8 @@ from vaultfs.errors import NoSpaceError, StorageError, VaultError
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase
 from vaultfs.metadata.tree_rows import TreeRows
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.segment_writer import discard_open_name
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.files import Files
 from vaultfs.vault.inodes import InodeTable
@@ -48,6 +50,7 @@ class Committer:
         files: has dirty chunks.
         pipeline: seals them.
         reclaimer: gives space back.
+        layout: where the segments are.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Committer:
         files: Files,
         pipeline: SealingPipeline,
         reclaimer: Reclaimer,
+        layout: VaultLayout,
     ) -> None:
         self._database = database
         self._tree_rows = tree_rows
@@ -71,7 +75,10 @@ class Committer:
         self._files = files
         self._pipeline = pipeline
         self._reclaimer = reclaimer
+        self._layout = layout
         self._changes_seen = database.changes()
+        self.leftover_tokens: list[str] = []
+        """Segments that recovery has sealed: their open names go once that is durable."""
         self.is_image_in_use = False
         """While a snapshot reads the database file it must not change, so the WAL grows past its limit."""
         self.failure: VaultError | None = None
@@ -143,7 +150,7 @@ class Committer:
         if self.failure is not None:
             raise self.failure
         try:
-            self._tree_rows.put_orphans(self._files.ended)
+            self._files.store_orphans(self._tree_rows)
             self._inodes.flush()
             self._database.set_setting("next_inode", self._inodes.next_inode)
             self._database.set_setting("next_chunk", self._chunks.next_chunk)
@@ -187,6 +194,9 @@ class Committer:
             segment.writer.discard_open_name()
             segment.writer.close()
         self._chunks.to_discard.clear()
+        for token in self.leftover_tokens:
+            discard_open_name(self._layout, token)
+        self.leftover_tokens.clear()
         self._reclaimer.reclaim_committed()
 
     def checkpoint_if_large(self) -> None:

@@ -17,6 +17,7 @@ from vaultfs.crypto.keys import fingerprint
 from vaultfs.errors import FileSystemError, NoSpaceError
 from vaultfs.ids import ChunkId, InodeId
 from vaultfs.metadata.chunk_rows import ChunkRows
+from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
@@ -73,6 +74,9 @@ class Files:
         self.write_log = WriteLog()
         self.ended: dict[InodeId, Inode] = {}
         """Inodes without name and handle whose extents are still to be released (`sweep`)."""
+        self.nameless: dict[InodeId, Inode] = {}
+        """Inodes without name that are open."""
+        self._stored_orphans: set[InodeId] = set()
 
     # --- reading
 
@@ -409,6 +413,7 @@ class Files:
 
     def end(self, inode: Inode) -> None:
         """Give up an inode that has neither name nor handle; large files are swept later."""
+        self.nameless.pop(inode.id, None)
         for index in list(inode.dirty):
             self._forget_dirty(inode, index)
         for index in list(inode.pending):
@@ -417,6 +422,15 @@ class Files:
             self.ended[inode.id] = inode
         else:
             self._inodes.delete(inode)
+
+    def store_orphans(self, rows: TreeRows) -> None:
+        """Bring the table of orphans in line with the inodes that have no name, for the transaction at hand."""
+        gone = self._stored_orphans - self.ended.keys() - self.nameless.keys()
+        for number in gone:
+            rows.delete_orphan(number)
+        new = (self.ended.keys() | self.nameless.keys()) - self._stored_orphans
+        rows.put_orphans(new)
+        self._stored_orphans = self._stored_orphans - gone | new
 
     def sweep(self, extents: int = SWEEP_EXTENTS) -> bool:
         """Release at most ``extents`` extents of files that ended; return whether more is left."""

@@ -21,7 +21,7 @@ from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
 from vaultfs.metadata.snapshot_rows import SnapshotRows
 from vaultfs.metadata.tree_rows import TreeRows
-from vaultfs.storage.segment_writer import discard_open_name
+from vaultfs.storage.durable import fsync_directory
 from vaultfs.vault import recovery
 from vaultfs.vault.attributes import ExtendedAttributes
 from vaultfs.vault.chunk_table import ChunkTable
@@ -110,6 +110,7 @@ class FileSystem:
             self.files,
             self.pipeline,
             self.reclaimer,
+            layout,
         )
         self.space = FreeSpace(layout.root)
         self._recover()
@@ -119,12 +120,11 @@ class FileSystem:
             recovery.apply_intents(self.chunk_rows, self.inodes, self.files)
             return
         recovery.end_orphans(self.tree_rows, self.inodes, self.files)
-        discard = recovery.seal_leftovers(self.chunk_rows, self.layout)
-        recovery.apply_intents(self.chunk_rows, self.inodes, self.files)
+        self.committer.leftover_tokens = recovery.seal_leftovers(self.chunk_rows, self.layout)
+        if recovery.apply_intents(self.chunk_rows, self.inodes, self.files):
+            self.files.write_log.has_stored = True
         # The new generation becomes durable here at the latest.
         self.committer.commit()
-        for token in discard:
-            discard_open_name(self.layout, token)
 
     # --- guards
 
@@ -232,8 +232,11 @@ class FileSystem:
         self._end_if_unused(inode)
 
     def _end_if_unused(self, inode: Inode) -> None:
-        if inode.nlink == 0 and inode.opens == 0 and not self.is_read_only:
-            self.files.end(inode)
+        if inode.nlink == 0 and not self.is_read_only:
+            if inode.opens:
+                self.files.nameless[inode.id] = inode
+            else:
+                self.files.end(inode)
 
     # --- attributes
 
@@ -397,6 +400,8 @@ class FileSystem:
         if self.committer.failure is not None:
             raise self.committer.failure
         with self.database_safe():
+            for inode in list(self.files.nameless.values()):
+                self.files.end(inode)
             while self.files.sweep():
                 pass
             self.committer.commit()
@@ -404,13 +409,14 @@ class FileSystem:
             self.committer.commit()
             self.committer.commit()  # the rows of what the one before gave back
             self.database.checkpoint()
-            generation = self.database.setting("generation")
         record = self.head.record
         if record is None:
             raise IntegrityError("HEAD was never read")
         self.segments.close()
         self.database.close()
-        self.head.write(generation, is_clean=True, manifest_hash=record.manifest_hash)
+        # SQLite has deleted the WAL, but not durably; a HEAD that says clean must not meet it again.
+        fsync_directory(self.layout.root)
+        self.head.write_clean(record.generation + 1, manifest_hash=record.manifest_hash)
 
 
 def fault_errno(error: BaseException) -> int:

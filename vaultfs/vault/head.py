@@ -5,7 +5,8 @@ clean unmount stores the keyed hash of the database and a generation number in H
 ``open`` in HEAD, durably, before it changes anything.  A copy of generation and HEAD's hash, the witness, stays in the
 user's state directory, so that replacing the whole vault by an older copy of itself is seen on this machine.
 
-While HEAD says ``open``, the database must be of its generation or, if the crash came first, of the one before.
+Every HEAD has a new generation.  One that says ``open`` also names the generation that the database had before; after
+a crash the database must be of one of the two.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LARGEST_HEAD_BYTES: Final = 4096
 @dataclass(frozen=True)
 class _Witness:
     generation: int
+    epoch: int
     head: str
 
 
@@ -73,7 +75,13 @@ class Head:
             digest = blake3.blake3(data).hexdigest()
             if record.generation < witness.generation or (
                 record.generation == witness.generation and digest != witness.head
-                # A crash between writing HEAD and its witness leaves a newer HEAD; never an equal, different one.
+                if self._keyring.epoch < witness.epoch:
+                # The header is from before a rotation, so whoever put it back may be one whose key was revoked.
+                raise RollbackError(
+                    f"{self._layout.header} is from before the last key rotation that this machine has seen. If you "
+                    f"put back a backup on purpose, delete {self._witness} and try again"
+                )
+            # A crash between writing HEAD and its witness leaves a newer HEAD; never an equal, different one.
             ):
                 raise RollbackError(
                     f"{self._layout.root} is an older copy, or a fork, of the vault: it has generation "
@@ -97,54 +105,79 @@ class Head:
         finally:
             os.close(descriptor)
 
-    def verify_database(self, generation: int | None) -> None:
-        """Check the database against HEAD.
+    def verify_database(self) -> None:
+        """Check the database against HEAD before it is opened.
+
+        Raises:
+            IntegrityError: HEAD says that the vault was closed, and the database is another one.
+        """
+        record = self._loaded()
+        if record.state != "clean":
+            return
+        path = self._layout.database
+        wal = Path(f"{path}-wal")
+        if wal.is_symlink() or (wal.exists() and wal.stat().st_size):
+            raise IntegrityError(f"{wal} belongs to no state of this vault; move it away, or run vaultfs fsck")
+        assert record.epoch is not None
+        if hash_database(self._keyring.subkeys(record.epoch), path) != record.database_hash:
+            raise IntegrityError(
+                f"{path} is not the database that was written at the last unmount: it was changed or replaced; "
+                "restore it, or run vaultfs fsck"
+            )
+
+    def verify_generation(self, generation: int) -> None:
+        """Check what the database says of itself, after a crash.
 
         Args:
-            generation: what the database says of itself; None: before it is opened, so that only its hash counts.
+            generation: the database's.
 
         Raises:
-            IntegrityError: it is not the one that HEAD describes.
+            IntegrityError: it is neither the one that HEAD was written for, nor the one that it announced.
         """
-        record = self.record
-        assert record is not None
-        path = self._layout.database
-        if record.state == "clean":
-            assert record.epoch is not None
-            wal = Path(f"{path}-wal")
-            if wal.is_symlink() or (wal.exists() and wal.stat().st_size):
-                raise IntegrityError(f"{wal} belongs to no state of this vault; move it away, or run vaultfs fsck")
-            if generation is None and hash_database(self._keyring.subkeys(record.epoch), path) != record.database_hash:
-                raise IntegrityError(
-                    f"{path} is not the database that was written at the last unmount: it was changed or replaced; "
-                    "restore it, or run vaultfs fsck"
-                )
-        if generation is not None:
-            allowed = {record.generation} if record.state == "clean" else {record.generation, record.generation - 1}
-            if generation not in allowed:
-                raise IntegrityError(
-                    f"{path} is of generation {generation} and HEAD of {record.generation}: one of them was replaced; "
-                    "restore both together, or run vaultfs fsck"
-                )
+        record = self._loaded()
+        announced = {record.generation, int.from_bytes(record.database_hash, "little")}
+        if record.state == "open" and generation not in announced:
+            raise IntegrityError(
+                f"{self._layout.database} is of generation {generation} and HEAD of {record.generation}: one of them "
+                "was replaced; restore both together, or run vaultfs fsck"
+            )
 
-    def write(self, generation: int, *, is_clean: bool, manifest_hash: bytes | None) -> None:
-        """Store HEAD durably, and then the witness.  With ``is_clean`` the database must be closed.
+    def _loaded(self) -> HeadRecord:
+        if self.record is None:
+            raise IntegrityError("HEAD was never read")
+        return self.record
+
+    def write_open(self, generation: int, base: int, *, manifest_hash: bytes | None) -> None:
+        """Announce, durably, that the database changes from generation ``base`` to ``generation``.
 
         Raises:
-            NoSpaceError, StorageError: HEAD could not be written.  A witness that cannot be written is no error, as
-                some users have no state directory; the file itself says then what was seen last.
+            NoSpaceError, StorageError: HEAD could not be written.
         """
-        subkeys = self._keyring.current
-        record = HeadRecord(
-            Generation(generation),
-            "clean" if is_clean else "open",
-            hash_database(subkeys, self._layout.database) if is_clean else bytes(32),
-            manifest_hash,
-        )
-        data = record.seal(subkeys, self._keyring.vault_id)
+        # Nothing is known of the database's hash while it is open; the field holds the generation it comes from.
+        self._write(HeadRecord(Generation(generation), "open", base.to_bytes(32, "little"), manifest_hash))
+
+    def write_clean(self, generation: int, *, manifest_hash: bytes | None) -> None:
+        """Store, durably, which database the vault was closed with; it must be closed and durable.
+
+        Args:
+            generation: a new one, so that the witness of the one before does not mistake this HEAD for a fork.
+            manifest_hash: of the newest snapshot.
+
+        Raises:
+            NoSpaceError, StorageError: HEAD could not be written.
+        """
+        digest = hash_database(self._keyring.current, self._layout.database)
+        self._write(HeadRecord(Generation(generation), "clean", digest, manifest_hash))
+
+    def _write(self, record: HeadRecord) -> None:
+        """Store HEAD, and then the witness.
+
+        A witness that cannot be written is no error, as some users have no state directory; the older one stays good.
+        """
+        data = record.seal(self._keyring.current, self._keyring.vault_id)
         atomic_replace(self._layout.head, data)
         self.record = record
-        witness = _Witness(generation, blake3.blake3(data).hexdigest())
+        witness = _Witness(record.generation, self._keyring.epoch, blake3.blake3(data).hexdigest())
         with contextlib.suppress(VaultError, OSError):
             self._witness.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic_replace(self._witness, msgspec.json.encode(witness))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CACHED_INODES: Final = 20_000
 """About 10 MB."""
 REMEMBERED_GONE: Final = 4096
+NO_PARENT: Final = InodeId(0)
 
 _NO_DIRTY: Final[dict[int, bytearray]] = {}
 _NO_PENDING: Final[dict[int, SealJob]] = {}
@@ -50,6 +51,7 @@ class Inode:
         "mtime_ns",
         "nlink",
         "opens",
+        "parent",
         "pending",
         "rdev",
         "size",
@@ -71,6 +73,7 @@ class Inode:
             self.ctime_ns,
             self.chunks,
             self.target,
+            self.parent,
         ) = row
         self.opens = 0
         self.is_gone = False
@@ -104,6 +107,7 @@ class Inode:
             self.ctime_ns,
             self.chunks,
             self.target,
+            self.parent,
         )
 
     @property
@@ -188,13 +192,23 @@ class InodeTable:
         for inode in kept:
             self._cached[inode.id] = inode
 
-    def create(self, mode: int, uid: int, gid: int, *, nlink: int, rdev: int = 0, target: bytes | None = None) -> Inode:
-        """Make a new inode, with all times now."""
+    def create(
+        self,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        nlink: int,
+        rdev: int = 0,
+        target: bytes | None = None,
+        parent: InodeId = NO_PARENT,
+    ) -> Inode:
+        """Make a new inode, with all times now; ``parent`` for directories only."""
         now_ns = time.time_ns()
         number = InodeId(self.next_inode)
         self.next_inode += 1
         size = 0 if target is None else len(target)
-        inode = Inode(InodeRow(number, mode, uid, gid, nlink, size, rdev, now_ns, now_ns, now_ns, 0, target))
+        inode = Inode(InodeRow(number, mode, uid, gid, nlink, size, rdev, now_ns, now_ns, now_ns, 0, target, parent))
         self._changed[number] = inode
         return self._remember(inode)
 

@@ -21,6 +21,7 @@ from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
+from vaultfs.vault.tree import FIRST_COOKIE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +91,7 @@ def create_vault(
     try:
         layout.create_directories()
         _create_database(layout, keyring, chunk_size=size, is_compressing=compression == "zstd")
-        Head(layout, keyring).write(1, is_clean=True, manifest_hash=None)
+        Head(layout, keyring).write_clean(1, manifest_hash=None)
         # Last, because this file makes the directory a vault.
         atomic_replace(layout.header, header.encode())
     except BaseException:
@@ -103,7 +104,7 @@ def _create_database(layout: VaultLayout, keyring: Keyring, *, chunk_size: int, 
         "generation": 1,
         "next_inode": ROOT_INODE + 1,
         "next_chunk": 1,
-        "next_cookie": 1,
+        "next_cookie": FIRST_COOKIE,
         "chunk_size": chunk_size,
         "is_compressing": int(is_compressing),
         "snapshot_seq": 0,
@@ -113,8 +114,8 @@ def _create_database(layout: VaultLayout, keyring: Keyring, *, chunk_size: int, 
     try:
         now_ns = time.time_ns()
         database.execute(
-            "INSERT INTO inode VALUES (?,?,?,?,2,0,0,?,?,?,0,NULL)",
-            (ROOT_INODE, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), now_ns, now_ns, now_ns),
+            "INSERT INTO inode VALUES (?,?,?,?,2,0,0,?,?,?,0,NULL,?)",
+            (ROOT_INODE, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), now_ns, now_ns, now_ns, ROOT_INODE),
         )
         database.commit()
         database.sync_wal()
@@ -186,14 +187,15 @@ def open_filesystem(
 def _open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, read_only: bool) -> FileSystem:
     head = Head(layout, keyring)
     record = head.load()
-    head.verify_database(None)
+    head.verify_database()
     database = open_database(layout, keyring)
     try:
-        head.verify_database(database.setting("generation"))
+        found = database.setting("generation")
+        head.verify_generation(found)
         if not read_only:
             generation = record.generation + 1
             # Before any byte of the database changes, HEAD must say that it will.
-            head.write(generation, is_clean=False, manifest_hash=record.manifest_hash)
+            head.write_open(generation, found, manifest_hash=record.manifest_hash)
             database.set_setting("generation", generation)
         return FileSystem(layout, keyring, lock, head, database, read_only=read_only)
     except BaseException:

@@ -15,12 +15,14 @@ from typing import Final, NamedTuple
 from vaultfs.errors import FileSystemError
 from vaultfs.ids import ROOT_INODE, InodeId
 from vaultfs.metadata.tree_rows import TreeRows
-from vaultfs.vault.inodes import Inode, InodeTable
+from vaultfs.vault.inodes import NO_PARENT, Inode, InodeTable
 
 NAME_MAX_BYTES: Final = 255
 SYMLINK_MAX_BYTES: Final = 4095
 LINK_MAX: Final = 0x7FFF_FFFF
 LISTING_BATCH: Final = 256
+FIRST_COOKIE: Final = 3
+"""1 and 2 are for . and .., which have no rows."""
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -122,7 +124,15 @@ class Tree:
                 mode |= stat.S_ISGID
         if is_directory and parent.nlink >= LINK_MAX:
             raise FileSystemError(errno.EMLINK)
-        inode = self._inodes.create(mode, uid, gid, nlink=2 if is_directory else 1, rdev=rdev, target=target)
+        inode = self._inodes.create(
+            mode,
+            uid,
+            gid,
+            nlink=2 if is_directory else 1,
+            rdev=rdev,
+            target=target,
+            parent=parent.id if is_directory else NO_PARENT,
+        )
         self._insert(parent, name, inode)
         if is_directory:
             parent.nlink += 1
@@ -232,6 +242,7 @@ class Tree:
         if inode.is_directory and old_parent is not new_parent:
             old_parent.nlink -= 1
             new_parent.nlink += 1
+            inode.parent = new_parent.id
         inode.ctime_ns = now_ns
         self._inodes.changed(inode)
         self._modified(old_parent, now_ns)
@@ -256,6 +267,10 @@ class Tree:
             moved_in = 1 if inode.is_directory else -1
             old_parent.nlink -= moved_in
             new_parent.nlink += moved_in
+        if inode.is_directory:
+            inode.parent = new_parent.id
+        if target.is_directory:
+            target.parent = old_parent.id
         now_ns = time.time_ns()
         for each in (inode, target):
             each.ctime_ns = now_ns

@@ -25,6 +25,8 @@ class WriteLog:
         self._unlogged_bytes = 0
         self._logged_bytes = 0
         self._is_over = False
+        self.has_stored = False
+        """Whether the table holds records, of this mount or of one that crashed."""
 
     def wrote(self, inode: InodeId, offset: int, data: bytes | memoryview) -> None:
         """Data was written.  It is kept, not copied, unless it is a view."""
@@ -56,19 +58,20 @@ class WriteLog:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was written since the last full commit."""
-        return not self._is_over and not self._unlogged_bytes and not self._logged_bytes
+        return not (self._is_over or self._unlogged_bytes or self._logged_bytes or self.has_stored)
 
     def take(self) -> list[tuple[InodeId, int, bytes]]:
         """The records since the last call, which the caller stores."""
         records, self._records = self._records, []
+        self.has_stored |= bool(records)
         self._logged_bytes += self._unlogged_bytes
         self._unlogged_bytes = 0
         return records
 
     def clear(self) -> bool:
         """Everything is in chunks now; return whether the table holds records that are obsolete."""
-        had_logged = self._logged_bytes > 0
+        had_stored, self.has_stored = self.has_stored, False
         self._records.clear()
         self._unlogged_bytes = self._logged_bytes = 0
         self._is_over = False
-        return had_logged
+        return had_stored

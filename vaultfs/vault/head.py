@@ -72,24 +72,25 @@ class Head:
         record = HeadRecord.open(self._keyring, data)
         witness = self._load_witness()
         if witness is not None and not accept_any:
-            digest = blake3.blake3(data).hexdigest()
-            if record.generation < witness.generation or (
-                record.generation == witness.generation and digest != witness.head
-                if self._keyring.epoch < witness.epoch:
-                # The header is from before a rotation, so whoever put it back may be one whose key was revoked.
-                raise RollbackError(
-                    f"{self._layout.header} is from before the last key rotation that this machine has seen. If you "
-                    f"put back a backup on purpose, delete {self._witness} and try again"
-                )
-            # A crash between writing HEAD and its witness leaves a newer HEAD; never an equal, different one.
-            ):
-                raise RollbackError(
-                    f"{self._layout.root} is an older copy, or a fork, of the vault: it has generation "
-                    f"{record.generation}, and this machine has seen {witness.generation}. If you put back a backup on "
-                    f"purpose, delete {self._witness} and try again"
-                )
+            self._compare(record, blake3.blake3(data).hexdigest(), witness)
         self.record = record
         return record
+
+    def _compare(self, record: HeadRecord, digest: str, witness: _Witness) -> None:
+        way_out = f"If you put back a backup on purpose, delete {self._witness} and try again"
+        if self._keyring.epoch < witness.epoch:
+            # Whoever put the old header back may be one whose key was revoked.
+            raise RollbackError(
+                f"{self._layout.header} is from before the last key rotation that this machine has seen. {way_out}"
+            )
+        # A crash between writing HEAD and its witness leaves a newer HEAD; never an equal, different one.
+        if record.generation < witness.generation or (
+            record.generation == witness.generation and digest != witness.head
+        ):
+            raise RollbackError(
+                f"{self._layout.root} is an older copy, or a fork, of the vault: it has generation "
+                f"{record.generation}, and this machine has seen {witness.generation}. {way_out}"
+            )
 
     def _read(self) -> bytes:
         path = self._layout.head

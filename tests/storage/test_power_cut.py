@@ -116,12 +116,28 @@ def seal_leftover_of_a_kill_after_the_link(layout: VaultLayout, header: SegmentH
     seal_what_a_kill_left(layout, header, disk, linked=True)
 
 
+def seal_beside_a_copy(layout: VaultLayout, header: SegmentHeader, disk: Disk) -> None:
+    """As in a vault that was copied, without its hard links and just now, between a link and its commit."""
+    layout.create_directories()
+    writer = SegmentWriter.create(layout, header)
+    writer.append([FIRST])
+    content = header.encode() + FIRST
+    leave_shard(layout, content)
+    sealed = layout.sealed_path(SegmentName(blake3.blake3(content).hexdigest()))
+    sealed.write_bytes(content)
+    writer.seal()
+    disk.promises[sealed] = content
+    disk.check()
+    writer.close()
+
+
 Scenario = Callable[[VaultLayout, SegmentHeader, Disk], None]
 # With the numbers of the syncs that the scenario would survive without, and why.
 SCENARIOS: dict[Scenario, set[int]] = {
     write_and_seal_in_new_shard: set(),
     write_and_seal_in_shard_of_a_dead_process: set(),
     replace: {0},  # of segments/, where nothing is written
+    seal_beside_a_copy: {0, 3},  # of segments/, which sealing syncs again; of the file in open/, which may go
     seal_leftover_of_a_kill: {5},  # the dead process's last, of what is cut off anyway
     seal_leftover_of_a_kill_after_the_link: {6},  # repeats the fdatasync that the dead process must have made
 }

@@ -6,6 +6,7 @@ import gc
 import os
 import stat
 import threading
+import weakref
 from pathlib import Path
 
 import blake3
@@ -209,16 +210,18 @@ def test_the_pool_keeps_the_most_recently_used(layout: VaultLayout, header: Segm
     pool = ReaderPool(layout, limit=2)
     segments = [sealed(layout, header, bytes([number])) for number in range(3)]
     first = pool.get(*segments[0])
-    second = id(pool.get(*segments[1]))
+    second = weakref.ref(pool.get(*segments[1]))
+    assert second() is not None
     assert pool.get(*segments[0]) is first
-    pool.get(*segments[2])
+    third = pool.get(*segments[2])
+    assert second() is None
     assert open_descriptors() == before + 2
     assert pool.get(*segments[0]) is first
-    assert second != id(first)
+    assert pool.get(*segments[2]) is third
     pool.close()
-    assert open_descriptors() == before + 1  # the one that is in use here
+    assert open_descriptors() == before + 2  # those that are in use here
     assert first.read(64, 1) == b"\0"
-    del first
+    del first, third
     assert open_descriptors() == before
     assert pool.get(*segments[1]).read(64, 1) == b"\1"
 

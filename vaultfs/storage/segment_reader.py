@@ -73,7 +73,7 @@ class SegmentReader:
             )
         return data
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> bytearray | None:
         """Read without waiting for the disk; None if that takes waiting, or this file system cannot tell.
 
         Args:
@@ -96,7 +96,7 @@ class SegmentReader:
                 return None
             raise storage_error(f"cannot read the segment {self._segment}", error) from error
         # Less than asked for: the rest is not in memory, or the file ends.  `read` finds out which.
-        return bytes(data) if count == length else None
+        return data if count == length else None
 
     def size_bytes(self) -> int:
         """Bytes in the file.

@@ -70,7 +70,7 @@ def test_a_failing_disk(reader: SegmentReader, monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_is_in_memory_is_read_without_waiting(reader: SegmentReader) -> None:
     assert reader.read(0, len(DATA)) == DATA
-    assert reader.read_nowait(1000, 5000) == DATA[1000:6000]
+    assert reader.read_nowait(1000, 5000) == bytearray(DATA[1000:6000])
 
 
 class FakePreadv:
@@ -93,7 +93,7 @@ def test_what_is_not_in_memory_is_left_to_a_thread(reader: SegmentReader, monkey
     fake = FakePreadv(monkeypatch, errno.EAGAIN)
     assert reader.read_nowait(0, 10) is None
     fake.answer = None
-    assert reader.read_nowait(0, 10) == DATA[:10]
+    assert reader.read_nowait(0, 10) == bytearray(DATA[:10])
     assert reader.read_nowait(0, 11) is None  # only part of it is in memory
     assert fake.flags == [os.RWF_NOWAIT] * 3
 

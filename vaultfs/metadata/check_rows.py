@@ -15,7 +15,19 @@ _TYPE: Final = "& 61440"  # S_IFMT
 _IS_DIRECTORY: Final = f"mode {_TYPE} = 16384"
 _IS_FILE: Final = f"mode {_TYPE} = 32768"
 _IS_SYMLINK: Final = f"mode {_TYPE} = 40960"
-_INTEGERS: Final = ("mode", "uid", "gid", "nlink", "size", "rdev", "atime_ns", "mtime_ns", "ctime_ns", "chunks")
+_INTEGERS: Final = (
+    "mode",
+    "uid",
+    "gid",
+    "nlink",
+    "size",
+    "rdev",
+    "atime_ns",
+    "mtime_ns",
+    "ctime_ns",
+    "chunks",
+    "parent",
+)
 _NO_INTEGERS: Final = " OR ".join(f"typeof({column}) <> 'integer'" for column in _INTEGERS)
 _AS_INTEGERS: Final = ", ".join(f"{column}=CAST({column} AS INTEGER)" for column in _INTEGERS)
 _BATCH: Final = 500
@@ -159,8 +171,9 @@ class CheckRows:
     def copy_inode(self, inode: InodeId, new: InodeId, size: int) -> None:
         """Add a regular file with the attributes of another inode, one name, another size, and no extents yet."""
         self._execute(
-            "INSERT INTO inode SELECT ?2, 32768 | (mode & 511), uid, gid, 1, ?3, 0, atime_ns, mtime_ns, ctime_ns, "
-            "0, NULL FROM inode WHERE id=?1",
+            "INSERT INTO inode (id, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns, chunks, target, "
+            "parent) SELECT ?2, 32768 | (mode & 511), uid, gid, 1, ?3, 0, atime_ns, mtime_ns, ctime_ns, 0, NULL, 0 "
+            "FROM inode WHERE id=?1",
             (inode, new, size),
         )
 
@@ -287,6 +300,18 @@ class CheckRows:
     def set_link_count(self, inode: int, nlink: int) -> None:
         """Set a link count."""
         self._execute("UPDATE inode SET nlink=? WHERE id=?", (nlink, inode))
+
+    def parents(self) -> list[Count]:
+        """Inodes that name a wrong directory as the one that holds them; the root holds itself."""
+        return self._counts(
+            f"SELECT i.id, i.parent, e.parent FROM inode i JOIN entry e ON e.inode=i.id WHERE i.{_IS_DIRECTORY} "  # noqa: S608
+            "AND i.id<>1 AND i.parent<>e.parent UNION ALL SELECT id, parent, 1 FROM inode WHERE id=1 AND parent<>1 "
+            f"UNION ALL SELECT id, parent, 0 FROM inode WHERE parent<>0 AND NOT ({_IS_DIRECTORY})"
+        )
+
+    def set_parent(self, inode: int, parent: int) -> None:
+        """Say which directory holds a directory."""
+        self._execute("UPDATE inode SET parent=? WHERE id=?", (parent, inode))
 
     # --- the rest
 

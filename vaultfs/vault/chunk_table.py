@@ -12,7 +12,7 @@ chunks whose commit has not happened yet; no image names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from vaultfs.errors import IntegrityError
 from vaultfs.ids import ChunkId, SegmentId, SnapshotSeq
@@ -43,6 +43,8 @@ class ChunkTable:
         self._existing = [row.seq for row in snapshots.all()]
         self.pieces: dict[ChunkId, SnapshotSeq] = {}
         """Pieces of a snapshot's image on their way to a segment."""
+        self.moves: dict[ChunkId, Callable[[SealJob], None]] = {}
+        """What to do once a chunk that compaction seals again has been appended, or could not be."""
         self.to_discard: list[SegmentBeingWritten] = []
         """Sealed segments whose open name goes once this transaction is durable."""
 
@@ -90,12 +92,22 @@ class ChunkTable:
         self._snapshots.put_piece(seq, job.index, job.chunk)
         return True
 
+    def took_move(self, job: SealJob) -> bool:
+        """Tell compaction that a chunk was sealed again; False if the job is nothing of compaction's."""
+        arrived = self.moves.pop(job.chunk, None)
+        if arrived is None:
+            return False
+        arrived(job)
+        return True
+
     def moved(self, event: ChunkMoved) -> None:
         """Follow a chunk that was sealed again elsewhere, if it is in use."""
         row = self._rows.chunk(event.chunk)
         new = self.segment_id(event.segment)
-        self._rows.put_reclaim(self.segment_id(event.old), event.old_offset, event.stored)
-        if row is None:
+        old = self.segment_id(event.old)
+        self._rows.put_reclaim(old, event.old_offset, event.stored)
+        if row is None or (row.segment, row.offset) != (old, event.old_offset):
+            # Nobody's any more; or compaction's copy of a chunk that had to stay where it was.
             self._rows.put_reclaim(new, event.offset, event.stored)
             return
         self._rows.move_chunk(event.chunk, new, event.offset, event.stored)

@@ -315,6 +315,8 @@ class Files:
         full: NoSpaceError | None = None
         for event in self._pipeline.collect():
             if isinstance(event, SealJob):
+                if event.inode is None and self._chunks.took_move(event):
+                    continue
                 if event.error is not None:
                     full = event.error
                     self._take_back(event)

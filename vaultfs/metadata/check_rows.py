@@ -251,6 +251,10 @@ class CheckRows:
         """All names of an inode, the oldest first."""
         return self._entries("SELECT parent, name, inode, cookie FROM entry WHERE inode=? ORDER BY cookie", (inode,))
 
+    def entries_in(self, parent: InodeId) -> list[EntryRow]:
+        """All names in a directory."""
+        return self._entries("SELECT parent, name, inode, cookie FROM entry WHERE parent=?", (parent,))
+
     def delete_entry(self, parent: InodeId, cookie: int) -> None:
         """Remove a name."""
         self._execute("DELETE FROM entry WHERE parent=? AND cookie=?", (parent, cookie))

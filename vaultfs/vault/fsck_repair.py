@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaultfs.ids import ROOT_INODE, InodeId
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
-from vaultfs.metadata.check_rows import CheckRows
+from vaultfs.metadata.check_rows import CheckRows, EntryRow
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.tree_rows import InodeRow, TreeRows
 from vaultfs.vault.fsck_report import ByteRange, Finding, FsckReport, Severity
@@ -56,6 +56,8 @@ class Examination:
         self.chunk_rows = ChunkRows(database)
         self.paths = Paths(self.tree)
         self.chunk_size = 0
+        self.touched: set[InodeId] = set()
+        """Inodes that a repair has changed: their counts are then set right without a further finding."""
         self._next_inode = 0
         self._next_cookie = 0
         self._lost_and_found: InodeId | None = None
@@ -118,7 +120,13 @@ class Examination:
             wanted = b"%s.%d" % (name, number)
         self.tree_rows.insert_entry(parent, wanted, inode, self._next_cookie)
         self._next_cookie += 1
+        self.touched |= {parent, inode}
         return wanted
+
+    def drop_name(self, entry: EntryRow) -> None:
+        """Take a name away."""
+        self.tree.delete_entry(entry.parent, entry.cookie)
+        self.touched |= {entry.parent, entry.inode}
 
     def lost_and_found(self) -> InodeId:
         """The directory; made at first use."""
@@ -140,10 +148,12 @@ class Examination:
 
     def make_directory(self, number: InodeId) -> None:
         """Make the row of a directory that is missing; it still needs a name."""
+        self.touched.add(number)
         self.tree_rows.put_inodes([new_inode_row(number, stat.S_IFDIR | 0o700, nlink=2)])
 
     def make_file(self, number: InodeId) -> None:
         """Make the row of a file that is missing, as long as its data; it still needs a name."""
+        self.touched.add(number)
         size = self.data.end_of_data(number, self.chunk_size)
         self.tree_rows.put_inodes([new_inode_row(number, stat.S_IFREG | 0o600, nlink=1, size=size)])
 

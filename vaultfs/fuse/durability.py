@@ -8,19 +8,23 @@ fsyncs share one commit, and one sync of the log.
 from __future__ import annotations
 
 import logging
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from vaultfs.errors import NoSpaceError, VaultError
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
+from vaultfs.vault.snapshots import Step, Steps, Want
 
 log = logging.getLogger(__name__)
 
 _Database: Final = database_failures()
 SWEEP_PAUSE_S: Final = 0.001
 IDLE_SWEEP_S: Final = 0.25
+
+
+T = TypeVar("T")
 
 
 class CountsRequests(Protocol):
@@ -50,6 +54,7 @@ class Durability:
         self._rows_durable = 0
         self._is_syncing = False
         self._sync_over = trio.Event()
+        self._is_held = False
 
     # --- for requests
 
@@ -144,6 +149,56 @@ class Durability:
             finally:
                 self._is_syncing = False
                 self._sync_over.set()
+
+    # --- for snapshots
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Carry out steps one after the other while requests go on; what may block runs in threads.
+
+        Raises:
+            VaultError: what the steps raise.
+        """
+        try:
+            want = next(steps)
+            while True:
+                try:
+                    await self._carry_out(want)
+                except BaseException as error:  # noqa: BLE001  # the steps decide what it means; they raise it again
+                    want = steps.throw(error)
+                else:
+                    want = next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            self._let_go()
+
+    async def _carry_out(self, want: Want) -> None:
+        if want is Step.COMMIT:
+            await self.commit()
+        elif want is Step.HOLD:
+            while self._is_committing:
+                await self._commit_over.wait()
+            self._is_held = self._is_committing = True
+            self._commit_over = trio.Event()
+            self.gate = trio.Event()
+        elif want is Step.LET_GO:
+            self._let_go()
+        elif want is Step.ROOM:
+            await self.room_to_write()
+        elif isinstance(want, Step):
+            await trio.sleep(SWEEP_PAUSE_S)
+        else:
+            await trio.to_thread.run_sync(want)
+
+    def _let_go(self) -> None:
+        """Let data be changed and commits happen again."""
+        if self._is_held:
+            self._is_held = self._is_committing = False
+            gate, self.gate = self.gate, None
+            assert gate is not None
+            gate.set()
+            self._commit_over.set()
 
     # --- in the background
 

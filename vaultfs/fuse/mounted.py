@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import trio
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import ExitCode, UsageError, VaultError
 from vaultfs.fuse import control, kernel_mount
+from vaultfs.fuse.allocator import keep_freed_memory
 from vaultfs.fuse.daemon import daemonise
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handshake import Negotiated
@@ -22,6 +23,8 @@ from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.session import MountRequest, Tricks, serve
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
+from vaultfs.vault.snapshot_image import open_snapshot
+from vaultfs.vault.snapshots import creating, deleting, list_snapshots
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ def mount_vault(
         allow_other: let other users in.
         idle_s: unmount after so many seconds without a request.
         commit_interval_s: everything is durable after so many seconds.
-        snapshot: mount this snapshot instead of the present.
+        snapshot: mount this snapshot, read-only, instead of the present; the vault may be mounted elsewhere.
         options: words of ``-o`` for the kernel.
         foreground: serve in this process, and log to standard error.
         log_path: where a daemon logs; its directory exists.
@@ -93,7 +96,7 @@ def mount_vault(
         mountpoint=mountpoint,
         source=source,
         secret=secret,
-        read_only=read_only,
+        read_only=read_only or snapshot is not None,
         allow_other=allow_other,
         idle_s=idle_s,
         commit_interval_s=commit_interval_s,
@@ -115,19 +118,26 @@ def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    keep_freed_memory()
     tricks = Tricks(dont_mask=True).overridden()
-    fs = open_filesystem(
+    fs = _open(mount)
+    try:
+        trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
+    finally:
+        fs.close()
+        log.info("unmounted %s", mount.mountpoint)
+
+
+def _open(mount: _Mount) -> FileSystem:
+    if mount.snapshot is not None:
+        return open_snapshot(mount.vault_path, mount.secret, mount.snapshot)
+    return open_filesystem(
         mount.vault_path,
         mount.secret,
         read_only=mount.read_only,
         lock_wait_s=LOCK_WAIT_S if kernel_mount_is_fresh(mount) else 0.0,
         purpose="mounted",
     )
-    try:
-        trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
-    finally:
-        fs.close()
-        log.info("unmounted %s", mount.mountpoint)
 
 
 def kernel_mount_is_fresh(mount: _Mount) -> bool:
@@ -145,6 +155,7 @@ class _MountedVault:
         self._tricks = tricks
         self._report_ready = report_ready
         self._stop = trio.Event()
+        self._snapshot_lock = trio.Lock()
 
     async def serve(self) -> None:
         """Mount, serve until unmounted, and return; the vault is then still open."""
@@ -206,9 +217,28 @@ class _MountedVault:
                 "requests": self._operations.requests,
                 "open_handles": len(self._operations.handles),
                 "commit_interval_s": self._mount.commit_interval_s,
+                "snapshot": self._mount.snapshot,
             }
         if verb == "commit":
             if not self._mount.read_only:
                 await self._durability.commit()
             return {}
+        if verb.startswith("snapshot-"):
+            return await self._answer_snapshot(verb, arguments)
+        raise UsageError(f"the daemon knows no verb {verb!r}")
+
+    async def _answer_snapshot(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The verbs on snapshots; one at a time, the others wait."""
+        if self._mount.snapshot is not None:
+            raise UsageError(
+                f"{self._mount.mountpoint} shows snapshot {self._mount.snapshot}; name the vault, or a folder that "
+                "shows its present"
+            )
+        async with self._snapshot_lock:
+            if verb == "snapshot-create":
+                return asdict(await self._durability.run(creating(self._fs, str(arguments.get("label", "")))))
+            if verb == "snapshot-list":
+                return {"snapshots": [asdict(info) for info in list_snapshots(self._fs)]}
+            if verb == "snapshot-delete":
+                return asdict(await self._durability.run(deleting(self._fs, str(arguments.get("snapshot", "")))))
         raise UsageError(f"the daemon knows no verb {verb!r}")

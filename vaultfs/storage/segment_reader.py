@@ -22,6 +22,19 @@ _CANNOT_PUNCH: Final = {errno.EOPNOTSUPP, errno.ENOSYS}
 _NO_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE}
 
 
+_LIBC_FSTATFS: Final = ctypes.CDLL(None, use_errno=True).fstatfs
+_MEMORY_MAGICS: Final = {0x01021994, 0x858458F6}  # TMPFS_MAGIC, RAMFS_MAGIC of <linux/magic.h>
+_STATFS_BYTES: Final = 256  # struct statfs begins with the type, a long; it has 120 bytes
+
+
+def _is_in_memory(descriptor: int) -> bool:
+    """Whether a file lies in a file system without a disk (fstatfs(2))."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _LIBC_FSTATFS(descriptor, buffer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value in _MEMORY_MAGICS
+
+
 class SegmentReader:
     """One segment open for reading.  Threads may share it.
 
@@ -37,6 +50,7 @@ class SegmentReader:
         self._descriptor = descriptor
         self._segment = segment
         self._has_nowait = True
+        self._is_in_memory = False
 
     @classmethod
     def open(cls, path: Path, *, segment: str) -> Self:
@@ -84,7 +98,7 @@ class SegmentReader:
             StorageError: the disk failed.
         """
         if not self._has_nowait:
-            return None
+            return self._read_memory(offset, length)
         data = bytearray(length)
         try:
             count = os.preadv(self._descriptor, [data], offset, os.RWF_NOWAIT)
@@ -93,10 +107,19 @@ class SegmentReader:
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._has_nowait = False
-                return None
+                self._is_in_memory = _is_in_memory(self._descriptor)
+                return self._read_memory(offset, length)
             raise storage_error(f"cannot read the segment {self._segment}", error) from error
         # Less than asked for: the rest is not in memory, or the file ends.  `read` finds out which.
         return data if count == length else None
+
+    def _read_memory(self, offset: int, length: int) -> bytearray | None:
+        """Read from tmpfs, which knows no RWF_NOWAIT because it never waits for a disk; None from anything else."""
+        if not self._is_in_memory:
+            return None
+        data = bytearray(length)
+        with storage_errors(f"cannot read the segment {self._segment}"):
+            return data if os.preadv(self._descriptor, [data], offset) == length else None
 
     def size_bytes(self) -> int:
         """Bytes in the file.

@@ -311,9 +311,16 @@ class SealingPipeline:
         if segment is not None:
             self._call(lambda: self._seal_segment(segment))
 
+    def seal_soon(self) -> None:
+        """Have the open segment sealed behind what is in it; `sync` waits for that too."""
+        self.flush()
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._put(lambda: self._seal_segment(segment))
+
     @property
     def has_open_segment(self) -> bool:
-        """Whether a segment is not sealed yet; counts only while nothing is on its way."""
+        """Whether the next job joins others in a segment."""
         return self._segment is not None
 
     def close(self) -> None:
@@ -419,7 +426,7 @@ class SealingPipeline:
             return
         try:
             segment.writer.sync()
-        except StorageError:
+        except (StorageError, NoSpaceError):
             self._rewrite_unsynced(segment)
         segment.synced = len(segment.entries)
 
@@ -442,12 +449,10 @@ class SealingPipeline:
 
     def _seal_segment(self, segment: SegmentBeingWritten) -> None:
         """Write index and trailer, and give a segment its final name.  On a full disk it stays open, for recovery."""
-        while segment.replacement is not None:
-            self._sync_segment(segment)
-            segment = segment.replacement
         self._sync_segment(segment)
-        if segment.replacement is not None:
+        if segment.replacement is not None:  # of which only its sync's failure is the last resort
             segment = segment.replacement
+            self._sync_segment(segment)
         writer = segment.writer
         offset = writer.size_bytes
         index = segment.cipher.seal_record(b"index", encode_index(segment.entries))

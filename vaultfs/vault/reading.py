@@ -137,7 +137,7 @@ class ReadPlan:
             end += place.stored
         return run
 
-    def _place(self, run: list[Wanted], sealed: bytes) -> None:
+    def _place(self, run: list[Wanted], sealed: bytes | bytearray) -> None:
         """Open the chunks of a run and put their bytes into the result."""
         view = memoryview(sealed)
         base = run[0].place.offset

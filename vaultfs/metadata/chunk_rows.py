@@ -186,6 +186,10 @@ class ChunkRows:
         row = self._execute(f"SELECT {_SEGMENT} FROM segment WHERE id=?", (segment,)).fetchone()  # noqa: S608
         return None if row is None else SegmentRow._make(row)
 
+    def unsealed_tokens(self) -> list[str]:
+        """The open segments that hold chunks."""
+        return [row[0] for row in self._execute("SELECT token FROM segment WHERE name IS NULL AND live>0")]
+
     def segments_of_files(self) -> list[SegmentRow]:
         """The segments in which a chunk of a file lies; pieces of snapshots do not count."""
         return list(

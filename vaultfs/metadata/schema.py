@@ -76,8 +76,8 @@ CREATE TABLE extent (
 ) WITHOUT ROWID;
 
 -- Sealed chunks.  refs = rows in extent and snapshot_piece that name it.  A chunk is needed while refs > 0 or a
--- snapshot s exists with born <= s < died.  died is NULL while refs > 0.  No chunk is named in both tables; one named in
--- snapshot_piece goes with its last row there, whatever snapshots exist.
+-- snapshot s exists with born <= s < died.  died is NULL while refs > 0.  No chunk is named in both tables; one that is
+-- named in snapshot_piece goes with its last row there, whatever snapshots exist.
 CREATE TABLE chunk (
     id          INTEGER PRIMARY KEY,
     segment     INTEGER NOT NULL,

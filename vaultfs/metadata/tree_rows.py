@@ -83,9 +83,11 @@ class TreeRows:
             yield InodeRow._make(row)
 
     def totals(self) -> tuple[int, int]:
-        """Number of inodes, and the sum of the sizes of regular files in bytes."""
-        row = self._execute("SELECT coalesce(sum(size), 0) FROM inode WHERE mode & 61440 = 32768").fetchall()[0]
-        count = self._execute("SELECT count(*) FROM inode").fetchall()[0]
+        """Number of inodes that have a name, and the sum of the sizes of regular files in bytes."""
+        row = self._execute(
+            "SELECT coalesce(sum(size), 0) FROM inode WHERE mode & 61440 = 32768 AND nlink>0"
+        ).fetchall()[0]
+        count = self._execute("SELECT count(*) FROM inode WHERE nlink>0").fetchall()[0]
         return cast("int", count[0]), cast("int", row[0])
 
     # --- names

@@ -20,6 +20,9 @@ from vaultfs.ids import InodeId
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.opening import open_filesystem
+from vaultfs.vault.snapshot_image import open_snapshot
+from vaultfs.vault.snapshot_manifest import SnapshotInfo
+from vaultfs.vault.snapshots import create_snapshot, delete_snapshot, list_snapshots
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -37,6 +40,7 @@ def open_vault(
     lock_wait_s: float = 0.0,
     purpose: str = "python",
     on_unlocked: Callable[[], None] | None = None,
+    snapshot: str | int | None = None,
 ) -> Vault:
     """Open a vault that is not mounted; use it as a context manager.
 
@@ -47,10 +51,14 @@ def open_vault(
         lock_wait_s: how long to wait for another process to finish.
         purpose: shown to others that want the vault.
         on_unlocked: called once the key derivation is done.
+        snapshot: open this one instead of the present, read-only; the vault may be mounted meanwhile.
 
     Raises:
-        VaultError: as :func:`vaultfs.vault.opening.open_filesystem`.
+        VaultError: as :func:`vaultfs.vault.opening.open_filesystem`, or
+            :func:`vaultfs.vault.snapshot_image.open_snapshot`.
     """
+    if snapshot is not None:
+        return Vault(open_snapshot(path, secret, snapshot, on_unlocked=on_unlocked))
     return Vault(
         open_filesystem(
             path, secret, read_only=read_only, lock_wait_s=lock_wait_s, purpose=purpose, on_unlocked=on_unlocked
@@ -86,6 +94,25 @@ class Vault:
         """Make everything durable now."""
         with self.filesystem.changing():
             self.filesystem.committer.commit()
+
+    # --- snapshots
+
+    def create_snapshot(self, label: str = "") -> SnapshotInfo:
+        """Keep the state of the whole vault as it is now; durable on return."""
+        return create_snapshot(self.filesystem, label)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """All snapshots, oldest first."""
+        return list_snapshots(self.filesystem)
+
+    def delete_snapshot(self, which: str | int) -> SnapshotInfo:
+        """Delete a snapshot, given by its number or the beginning of its id, and give back its space.
+
+        Raises:
+            UsageError: there is no such snapshot.
+            VaultLockedError: it is mounted, or being read.
+        """
+        return delete_snapshot(self.filesystem, which)
 
     # --- paths
 

@@ -22,7 +22,7 @@ from vaultfs.metadata.database import MetadataDatabase, database_failures
 from vaultfs.metadata.snapshot_rows import SnapshotRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.durable import fsync_directory
-from vaultfs.vault import recovery
+from vaultfs.vault import recovery, snapshots
 from vaultfs.vault.attributes import ExtendedAttributes
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.commit import Committer
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vaultfs.storage.layout import VaultLayout
     from vaultfs.storage.lock import VaultLock
     from vaultfs.vault.head import Head
+    from vaultfs.vault.snapshot_manifest import SnapshotHold
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class FileSystem:
         self,
         layout: VaultLayout,
         keyring: Keyring,
-        lock: VaultLock,
+        lock: VaultLock | SnapshotHold,
         head: Head,
         database: MetadataDatabase,
         *,
@@ -74,6 +75,7 @@ class FileSystem:
         self.database = database
         self.is_read_only = read_only
         self._lock = lock
+        self.is_snapshot_busy = False
         self.tree_rows = TreeRows(database)
         self.chunk_rows = ChunkRows(database)
         self.snapshot_rows = SnapshotRows(database)
@@ -116,15 +118,18 @@ class FileSystem:
         self._recover()
 
     def _recover(self) -> None:
+        snapshots.check_newest(self)
         if self.is_read_only:
             recovery.apply_intents(self.chunk_rows, self.inodes, self.files)
             return
+        snapshots.finish_interrupted(self)
         recovery.end_orphans(self.tree_rows, self.inodes, self.files)
         self.committer.leftover_tokens = recovery.seal_leftovers(self.chunk_rows, self.layout)
         if recovery.apply_intents(self.chunk_rows, self.inodes, self.files):
             self.files.write_log.has_stored = True
         # The new generation becomes durable here at the latest.
         self.committer.commit()
+        snapshots.clean_up(self)
 
     # --- guards
 

@@ -39,6 +39,7 @@ def run(
             given.
         label: Name of the first key slot.
         json: Print JSON.
+        secret: Where the password comes from.
     """
     size = parse_size(chunk_size, "--chunk-size")
     if not _SMALLEST_CHUNK_BYTES <= size <= _LARGEST_CHUNK_BYTES or size & (size - 1):

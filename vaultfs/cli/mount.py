@@ -48,6 +48,7 @@ def run(
         commit_interval: Everything written is durable after so long, as in 5 or 0.5s. 5 if not given.
         snapshot: Mount this snapshot, read-only, instead of the present.
         option: Mount options, separated by commas: ro, noatime, noexec, fsname=NAME, passfile=FILE and others.
+        secret: Where the password comes from.
     """
     words = parse_mount_options(option or [])
     plan = make_plan(

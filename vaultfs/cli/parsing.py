@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import cyclopts
 
@@ -44,11 +45,28 @@ def bind(name: str, command: Command, words: Sequence[str]) -> inspect.BoundArgu
     """
     app = command_app(name, command)
     try:
-        _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+        _, bound, _ = app.parse_args(
+            [_DASH if word == "-" else word for word in words], exit_on_error=False, print_error=False
+        )
     except cyclopts.CycloptsError as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).replace(_DASH, "-").split())
         raise UsageError(f"{message.rstrip('.')}; see '{name} --help'") from None
+    for parameter, value in bound.arguments.items():
+        if isinstance(value, tuple):
+            bound.arguments[parameter] = tuple(map(_dash_again, value))
+        else:
+            bound.arguments[parameter] = _dash_again(value)
     return bound
+
+
+_DASH: Final = "\0-"
+"""Stands for a lone ``-``, which cyclopts takes for an option; no real argument holds NUL."""
+
+
+def _dash_again(value: Any) -> Any:
+    if value == _DASH:
+        return "-"
+    return Path("-") if value == Path(_DASH) else value
 
 
 def _metavar(argument: Any) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TextIO
 
+from vaultfs.cli.output import printable
 from vaultfs.cli.sizes import format_duration, format_size
 
 ProgressStyle = Literal["auto", "plain", "json", "none"]
@@ -23,12 +24,13 @@ _JSON_INTERVAL_S: Final = 1.0
 class Progress(Protocol):
     """What a command tells while it works; a context manager."""
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done_bytes: int, total_bytes: int | None, files: int | None = None) -> None:
         """So much is done.
 
         Args:
-            done: bytes so far.
-            total: bytes in all; None where nobody knows.
+            done_bytes: so far.
+            total_bytes: in all; None where nobody knows.
+            files: finished so far; None where files do not matter.
         """
 
     def __enter__(self) -> Self:
@@ -60,7 +62,7 @@ def progress(title: str, style: ProgressStyle = "auto", *, resumable: bool = Fal
 class SilentProgress:
     """Shows nothing."""
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done_bytes: int, total_bytes: int | None, files: int | None = None) -> None:
         """Ignore it."""
 
     def __enter__(self) -> Self:
@@ -72,33 +74,36 @@ class SilentProgress:
         """Nothing was shown."""
 
 
-Line = Callable[[str, int, int | None, float, bool], str]
-"""Title, bytes done, bytes in all, seconds since the start, whether it is the last line of a success -> a line."""
+Line = Callable[[str, int, int | None, int | None, float, bool], str]
+"""Title, bytes done, bytes in all, files done, seconds since the start, whether it is the last line of a success -> a
+line."""
 
 
-def plain_line(title: str, done: int, total: int | None, elapsed_s: float, finished: bool) -> str:
+def plain_line(title: str, done: int, total: int | None, files: int | None, elapsed_s: float, finished: bool) -> str:
     """``put film.mkv: 50 %, 1.00 GiB of 2.00 GiB, 512 MiB/s, 0:02 left``."""
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
     speed = f"{format_size(rate)}/s"
+    several = f"{files} files, " if files is not None and files > 1 else ""
     if finished:
-        return f"{title}: done, {format_size(done)} in {format_duration(elapsed_s)}, {speed}"
+        return f"{title}: done, {several}{format_size(done)} in {format_duration(elapsed_s)}, {speed}"
     if total is None:
-        return f"{title}: {format_size(done)}, {speed}"
+        return f"{title}: {several}{format_size(done)}, {speed}"
     percent = 100 * done // total if total else 100
-    left = f", {format_duration((total - done) / rate)} left" if rate else ""
-    return f"{title}: {percent} %, {format_size(done)} of {format_size(total)}, {speed}{left}"
+    left = f", {format_duration((total - done) / rate)} left" if rate and done <= total else ""
+    return f"{title}: {percent} %, {several}{format_size(done)} of {format_size(total)}, {speed}{left}"
 
 
 def _json_line(resumable: bool) -> Line:
     """JSON lines: one object each, with the same members always."""
 
-    def line(title: str, done: int, total: int | None, elapsed_s: float, finished: bool) -> str:
+    def line(title: str, done: int, total: int | None, files: int | None, elapsed_s: float, finished: bool) -> str:
         rate = done / elapsed_s if elapsed_s > 0 else 0.0
-        left = (total - done) / rate if total is not None and rate else None
+        left = max(total - done, 0) / rate if total is not None and rate else None
         state = {
             "title": title,
             "done_bytes": done,
             "total_bytes": total,
+            "files": files,
             "rate_bytes_per_s": round(rate, 1),
             "left_s": None if left is None else round(left, 1),
             "resumable": resumable,
@@ -136,17 +141,20 @@ class LineProgress:
         self._start = self._shown = clock()
         self._done = 0
         self._total: int | None = None
+        self._files: int | None = None
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done_bytes: int, total_bytes: int | None, files: int | None = None) -> None:
         """Print a line if the last one is old enough."""
-        self._done, self._total = done, total
+        self._done, self._total, self._files = done_bytes, total_bytes, files
         now = self._clock()
         if now - self._shown >= self._interval_s:
             self._shown = now
             self._print(now, finished=False)
 
     def _print(self, now: float, *, finished: bool) -> None:
-        self._stream.write(self._line(self._title, self._done, self._total, now - self._start, finished) + "\n")
+        elapsed_s = now - self._start
+        line = self._line(self._title, self._done, self._total, self._files, elapsed_s, finished)
+        self._stream.write(printable(line) + "\n")
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -189,11 +197,13 @@ class BarProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(escape(title), total=None)
+        self._title = escape(printable(title))
+        self._task = self._bar.add_task(self._title, total=None)
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done_bytes: int, total_bytes: int | None, files: int | None = None) -> None:
         """Move the bar; rich draws it ten times a second."""
-        self._bar.update(self._task, completed=done, total=total)
+        several = f" ({files} files)" if files is not None and files > 1 else ""
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes, description=f"{self._title}{several}")
 
     def __enter__(self) -> Self:
         self._bar.start()

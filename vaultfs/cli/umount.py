@@ -80,10 +80,11 @@ def _users(mountpoint: Path, daemon: int) -> str:
         device = mountpoint.stat().st_dev
     except OSError:
         return ""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != daemon and _uses(process, device):
-            found.append(f"{_program(process)} ({process.name})")
+    found = [
+        f"{_program(process)} ({process.name})"
+        for process in Path("/proc").iterdir()
+        if process.name.isdecimal() and int(process.name) != daemon and _uses(process, device)
+    ]
     return f": {', '.join(found[:5])}{' and others' if len(found) > 5 else ''}" if found else ""
 
 

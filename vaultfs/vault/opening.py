@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 import time
@@ -13,18 +14,22 @@ from vaultfs.crypto.header import LARGEST_HEADER_BYTES, VaultHeader
 from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.keys import Keyring
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import IntegrityError, NotAVaultError, UsageError
-from vaultfs.ids import ROOT_INODE
+from vaultfs.errors import IntegrityError, NoSpaceError, NotAVaultError, UsageError
+from vaultfs.ids import ROOT_INODE, KeyEpoch
 from vaultfs.metadata.database import MetadataDatabase
+from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
+from vaultfs.vault.database_key import change_key
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
 from vaultfs.vault.tree import FIRST_COOKIE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK_BYTES: Final = 128 << 10
 SMALLEST_CHUNK_BYTES: Final = 4 << 10
@@ -139,10 +144,18 @@ def open_database(layout: VaultLayout, keyring: Keyring, *, immutable: bool = Fa
     Raises:
         IntegrityError: no key opens it.
     """
-    for epoch in reversed(keyring.epochs[1:]):
+    return _open_with_epoch(layout, keyring, immutable=immutable)[0]
+
+
+def _open_with_epoch(
+    layout: VaultLayout, keyring: Keyring, *, immutable: bool = False
+) -> tuple[MetadataDatabase, KeyEpoch]:
+    """As `open_database`; with the epoch whose key fits."""
+    oldest, *newer = keyring.epochs
+    for epoch in reversed(newer):
         with contextlib.suppress(IntegrityError):
-            return MetadataDatabase.open(layout.database, keyring.subkeys(epoch).metadata, immutable=immutable)
-    return MetadataDatabase.open(layout.database, keyring.subkeys(keyring.epochs[0]).metadata, immutable=immutable)
+            return MetadataDatabase.open(layout.database, keyring.subkeys(epoch).metadata, immutable=immutable), epoch
+    return MetadataDatabase.open(layout.database, keyring.subkeys(oldest).metadata, immutable=immutable), oldest
 
 
 def open_filesystem(
@@ -178,17 +191,28 @@ def open_filesystem(
         keyring = header.unlock(secret)
         if on_unlocked is not None:
             on_unlocked()
-        return _open_unlocked(layout, keyring, lock, read_only=read_only)
+        return open_unlocked(layout, keyring, lock, read_only=read_only)
     except BaseException:
         lock.release()
         raise
 
 
-def _open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, read_only: bool) -> FileSystem:
+def open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, read_only: bool) -> FileSystem:
+    """Open a vault whose header was unlocked.
+
+    Args:
+        layout: where the vault is.
+        keyring: its keys.
+        lock: held; the filesystem gives it up, unless this raises.
+        read_only: change nothing on disk.
+
+    Raises:
+        VaultError: as :func:`open_filesystem`.
+    """
     head = Head(layout, keyring)
     record = head.load()
     head.verify_database()
-    database = open_database(layout, keyring)
+    database, epoch = _open_with_epoch(layout, keyring)
     try:
         found = database.setting("generation")
         head.verify_generation(found)
@@ -196,8 +220,24 @@ def _open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, re
             generation = record.generation + 1
             # Before any byte of the database changes, HEAD must say that it will.
             head.write_open(generation, found, manifest_hash=record.manifest_hash)
+            if epoch != keyring.epoch:
+                database = _under_current_key(layout, keyring, database, epoch)
+            elif key_epoch(database) != epoch:
+                database.set_setting("key_epoch", epoch)  # it was rebuilt without
             database.set_setting("generation", generation)
         return FileSystem(layout, keyring, lock, head, database, read_only=read_only)
     except BaseException:
         database.close()
         raise
+
+
+def _under_current_key(
+    layout: VaultLayout, keyring: Keyring, database: MetadataDatabase, epoch: KeyEpoch
+) -> MetadataDatabase:
+    """Go on with a rotation: the database gets the current key, if there is room for it; else at a later mount."""
+    try:
+        change_key(layout, keyring, database, epoch)
+    except NoSpaceError as error:
+        log.warning("the metadata keeps an older key until there is room to copy it: %s", error)
+        database.close()
+    return open_database(layout, keyring)

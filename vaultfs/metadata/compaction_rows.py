@@ -1,0 +1,93 @@
+"""Queries for compaction: which segments to rewrite, and what in them.
+
+Thin on purpose: one function, one statement, no rules.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, cast
+
+from vaultfs.ids import ChunkId, SegmentId
+from vaultfs.metadata.chunk_rows import ChunkRow
+from vaultfs.metadata.database import MetadataDatabase
+
+_CHUNK: Final = "id, segment, offset, stored, length, refs, born, died, fingerprint"
+
+
+class Policy(NamedTuple):
+    """When a segment is worth rewriting; sizes in bytes, shares in percent of the segment's size."""
+
+    least_gain: int
+    live_percent: int
+    waste_percent: int
+    small: int
+    most_small: int
+
+
+class OldData(NamedTuple):
+    """What is still encrypted with keys of older epochs."""
+
+    segments: int
+    live_bytes: int
+
+
+class CompactionRows:
+    """The tables ``segment``, ``chunk`` and ``snapshot``, as compaction asks them."""
+
+    def __init__(self, database: MetadataDatabase) -> None:
+        self._execute = database.execute
+
+    def worth_rewriting(self, epoch: int, policy: Policy) -> list[SegmentId]:
+        """Sealed segments that the policy names, and those of older epochs; those with the least to copy first."""
+        return [
+            cast("SegmentId", row[0])
+            for row in self._execute(
+                "SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND (epoch<:epoch "
+                "OR (size-live>:gain AND live*100<size*:live) "
+                "OR (size-holes-live>:gain AND (size-holes-live)*100>size*:waste) "
+                "OR (size<:small AND (SELECT count(*) FROM segment WHERE name IS NOT NULL AND size<:small)>:most)) "
+                "ORDER BY live",
+                {
+                    "epoch": epoch,
+                    "gain": policy.least_gain,
+                    "live": policy.live_percent,
+                    "waste": policy.waste_percent,
+                    "small": policy.small,
+                    "most": policy.most_small,
+                },
+            )
+        ]
+
+    def chunks_after(self, segment: SegmentId, after: int, limit: int) -> list[ChunkRow]:
+        """At most ``limit`` chunks of a segment with numbers above ``after``, in order of their numbers."""
+        return list(
+            map(
+                ChunkRow._make,
+                self._execute(
+                    f"SELECT {_CHUNK} FROM chunk WHERE segment=? AND id>? ORDER BY id LIMIT ?",  # noqa: S608
+                    (segment, after, limit),
+                ),
+            )
+        )
+
+    def is_needed_by_snapshots(self, segment: SegmentId) -> bool:
+        """Whether a snapshot's image names a chunk of the segment, or is made of one."""
+        found = self._execute(
+            "SELECT 1 FROM chunk c WHERE c.segment=? AND (EXISTS (SELECT 1 FROM snapshot s WHERE s.seq>=c.born "
+            "AND (c.died IS NULL OR s.seq<c.died)) OR c.id IN (SELECT chunk FROM snapshot_piece)) LIMIT 1",
+            (segment,),
+        )
+        return found.fetchone() is not None
+
+    def put_fingerprint(self, chunk: ChunkId, fingerprint: bytes) -> None:
+        """Let deduplication find a chunk."""
+        self._execute("UPDATE chunk SET fingerprint=? WHERE id=?", (fingerprint, chunk))
+
+    def epochs(self) -> set[int]:
+        """The epochs of all segments."""
+        return {cast("int", row[0]) for row in self._execute("SELECT DISTINCT epoch FROM segment")}
+
+    def old_data(self, epoch: int) -> OldData:
+        """What lies in segments of epochs before ``epoch``."""
+        row = self._execute("SELECT count(*), coalesce(sum(live), 0) FROM segment WHERE epoch<?", (epoch,)).fetchone()
+        return OldData(*cast("tuple[int, int]", row))

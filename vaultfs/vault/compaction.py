@@ -1,0 +1,287 @@
+"""Compaction: segments with little left, and all that older keys sealed, are written again into the open segment.
+
+A chunk keeps its number and gets a new place.  Each is read and opened first, so damage is found here and never copied;
+its row follows only when the new copy was appended (`Compactor.submit`, called back by `ChunkTable.took_move`), and is
+committed only when that is durable.  The old range is reclaimed after that commit, like any other garbage.  So a crash
+at any instant loses nothing but work, and the next mount goes on: what is left to do is found in the tables, not
+remembered.
+
+What is rewritten (`POLICY`): sealed segments with little left in them; with much that is dead but that no hole gives
+back, because small chunks die one by one inside the disk's blocks; small ones, once there are many; and all segments of
+older key epochs, until those keys can be thrown away (`Compactor.retire`).  What a snapshot needs stays where its image
+says it is: such a segment is passed over while the snapshot lives.
+
+It goes in steps of a few MiB, which whoever has time carries out: a mounted vault when it is idle, `compact` at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from vaultfs.errors import IntegrityError, NoSpaceError, VaultError
+from vaultfs.ids import SegmentId
+from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow, SegmentRow
+from vaultfs.metadata.compaction_rows import CompactionRows, Policy
+from vaultfs.metadata.rekeying import key_epoch
+from vaultfs.storage.durable import atomic_replace
+from vaultfs.vault.files import DEDUP_MIN_BYTES
+from vaultfs.vault.opening import load_header
+from vaultfs.vault.pipeline import SealJob
+from vaultfs.vault.reading import open_sealed
+
+if TYPE_CHECKING:
+    from vaultfs.vault.filesystem import FileSystem
+    from vaultfs.vault.segments import ReadableSegment
+
+log = logging.getLogger(__name__)
+
+POLICY: Final = Policy(
+    least_gain=256 << 10,  # under this, rewriting the metadata costs as much as it saves
+    live_percent=30,
+    waste_percent=25,
+    small=4 << 20,
+    most_small=32,  # every mount leaves at least one
+)
+STEP_BYTES: Final = 4 << 20
+"""Of plaintext; sealing it takes the core about a millisecond."""
+STEP_CHUNKS: Final = 256
+"""The rows of so many chunks take the core a few milliseconds."""
+LOOKS_PER_STEP: Final = 64
+"""Segments that are looked at, and passed over, in one step."""
+
+CompactProgress = Callable[[int, int], None]
+"""Told bytes done and bytes in all."""
+
+
+class CompactionStep:
+    """A few chunks of one segment.
+
+    Args:
+        segment: where they lie; open.
+        rows: the chunks.
+    """
+
+    def __init__(self, segment: ReadableSegment, rows: list[ChunkRow]) -> None:
+        self._segment = segment
+        self.rows = rows
+        self.opened: list[tuple[ChunkRow, bytes]] = []
+        self.is_damaged = False
+
+    def read(self) -> None:
+        """Read and open the chunks.  Any thread, under a lease of the segments.
+
+        What cannot be read or opened is logged and left where it is; fsck tells which files it belongs to.
+        """
+        for row in self.rows:
+            place = ChunkPlace(0, row.id, row.segment, row.offset, row.stored, row.length)
+            try:
+                sealed = self._segment.reader.read(row.offset, row.stored)
+                self.opened.append((row, open_sealed(place, self._segment, sealed)))
+            except VaultError as error:
+                self.is_damaged = True
+                log.error("segment %s, chunk %d stays where it is: %s", self._segment.label, row.id, error)  # noqa: TRY400
+
+
+class Compactor:
+    """Rewrites the segments of one open vault.
+
+    Args:
+        fs: the vault, open for writing.
+        policy: what is worth it.
+
+    Attributes:
+        moved_bytes: plaintext handed to the sealing thread so far.
+        full: set if the disk was full for the last step.
+    """
+
+    def __init__(self, fs: FileSystem, policy: Policy = POLICY) -> None:
+        self._fs = fs
+        self._policy = policy
+        self._rows = CompactionRows(fs.database)
+        self._queue: deque[SegmentId] = deque()
+        self._looked_at = -1
+        self._source: SegmentId | None = None
+        self._after = 0
+        self._damaged: set[SegmentId] = set()
+        self._kept_epochs: set[int] = set(fs.keyring.epochs)
+        self.moved_bytes = 0
+        self.full: NoSpaceError | None = None
+
+    # --- the steps, in the core but for `CompactionStep.read`
+
+    def plan(self) -> CompactionStep | None:
+        """The next step; None if there is nothing to do now (`has_more` says whether there may be right after).
+
+        A lease of the segments must be taken before anything else happens, and held until `CompactionStep.read` ends.
+        """
+        if self._fs.is_snapshot_busy:
+            return None
+        for _ in range(LOOKS_PER_STEP):
+            if self._source is None:
+                self._source = self._next_source()
+                self._after = 0
+            if self._source is None:
+                return None
+            step = self._step_in(self._source)
+            if step is not None:
+                return step
+            self._source = None
+        return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `plan` has begun something that it has not finished."""
+        return self._source is not None or bool(self._queue)
+
+    def _next_source(self) -> SegmentId | None:
+        """The next segment that looks worth it; the tables are searched only if something has changed in them."""
+        if not self._queue:
+            changes = self._fs.database.changes()
+            if changes == self._looked_at:
+                return None
+            self._looked_at = changes
+            found = self._rows.worth_rewriting(self._fs.keyring.epoch, self._policy)
+            self._queue.extend(number for number in found if number not in self._damaged)
+        return self._queue.popleft() if self._queue else None
+
+    def _step_in(self, number: SegmentId) -> CompactionStep | None:
+        """A step in one segment, or None if it is done, gone, unreadable, or needed by a snapshot."""
+        row = self._fs.chunk_rows.segment(number)
+        if row is None or row.name is None:
+            return None
+        if self._rows.is_needed_by_snapshots(number):
+            return None
+        rows: list[ChunkRow] = []
+        size = 0
+        for chunk in self._rows.chunks_after(number, self._after, STEP_CHUNKS):
+            size += chunk.length
+            if rows and size > STEP_BYTES:
+                break
+            rows.append(chunk)
+        if not rows:
+            return None
+        self._after = rows[-1].id
+        try:
+            segment = self._fs.segments.get(number)
+        except VaultError as error:
+            self._give_up(row, error)
+            return None
+        return CompactionStep(segment, rows)
+
+    def _give_up(self, row: SegmentRow, error: VaultError) -> None:
+        log.error("segment %s stays as it is: %s", row.name, error)
+        self._damaged.add(row.id)
+
+    def submit(self, step: CompactionStep) -> None:
+        """Seal what a step has read; a commit after this makes it count.
+
+        Raises:
+            NoSpaceError, StorageError: a new segment cannot be made; nothing of the rest was sealed.
+        """
+        fs = self._fs
+        self.full = None
+        if step.is_damaged:
+            self._damaged.add(step.rows[0].segment)
+        if fs.is_snapshot_busy:
+            self._source = None  # the state that is being kept names these places; look again later
+            return
+        moves = fs.chunks.moves
+        for row, data in step.opened:
+            if row.id in moves:
+                continue
+            moves[row.id] = partial(self._arrived, row)
+            try:
+                fs.pipeline.submit(SealJob(row.id, data, None))
+            except VaultError:
+                del moves[row.id]
+                raise
+            self.moved_bytes += row.length
+
+    def _arrived(self, was: ChunkRow, job: SealJob) -> None:
+        """A chunk was sealed again: let its row follow, unless something happened to it meanwhile."""
+        fs = self._fs
+        if job.error is not None or job.segment is None or job.fingerprint is None:
+            self.full = job.error  # the old place is as good as ever
+            return
+        row = fs.chunk_rows.chunk(was.id)
+        if row is None or (row.segment, row.offset) != (was.segment, was.offset) or fs.chunks.is_kept(row):
+            fs.chunks.garbage(job)
+            return
+        new = fs.chunks.segment_id(job.segment)
+        fs.chunk_rows.put_reclaim(row.segment, row.offset, row.stored)
+        fs.chunk_rows.move_chunk(row.id, new, job.offset, job.stored)
+        fs.chunk_rows.add_live(row.segment, -row.stored)
+        fs.chunk_rows.add_live(new, job.stored)
+        if row.fingerprint is None and row.length >= DEDUP_MIN_BYTES:
+            # A rotation made it forget; deduplication finds it again from here on.
+            self._rows.put_fingerprint(row.id, job.fingerprint[:16])
+
+    # --- the end of a rotation
+
+    @property
+    def can_retire(self) -> bool:
+        """Whether a key of an older epoch is needed no more, as soon as everything so far is durable."""
+        return len(self._kept_epochs) > 1 and self._needed_epochs() < self._kept_epochs
+
+    def _needed_epochs(self) -> set[int]:
+        return self._rows.epochs() | {self._fs.keyring.epoch, key_epoch(self._fs.database)}
+
+    def retire(self) -> None:
+        """Throw away the keys of epochs that nothing is sealed with.  Only right after a commit, with no change since.
+
+        Raises:
+            IntegrityError: ``vault.json`` was tampered with.
+            NoSpaceError, StorageError: it stays as it was.
+        """
+        needed = self._needed_epochs() & self._kept_epochs
+        # The vault's lock is held while it is open, so nobody else writes the header meanwhile.
+        header = load_header(self._fs.layout)
+        if header.epoch != self._fs.keyring.epoch:
+            raise IntegrityError(f"{self._fs.layout.header} was replaced while the vault was open; restore it")
+        smaller, _ = header.retire_epochs(self._fs.keyring, needed)
+        atomic_replace(self._fs.layout.header, smaller.encode())
+        log.info("threw away the keys of epochs %s", sorted(self._kept_epochs - needed))
+        self._kept_epochs = needed
+
+
+def compact(
+    fs: FileSystem, *, progress: CompactProgress | None = None, old_keys_only: bool = False, policy: Policy = POLICY
+) -> None:
+    """Do all there is to do, step after step, waiting for the disk.
+
+    Args:
+        fs: the vault; nothing else happens in it meanwhile.
+        progress: told after each step.
+        old_keys_only: only what older keys have sealed.
+        policy: what else is worth it.
+
+    Raises:
+        NoSpaceError, StorageError: what is done is durable; the rest can be done later.
+    """
+    chosen = Policy(1 << 62, 0, 100, 0, 0) if old_keys_only else policy
+    compactor = Compactor(fs, chosen)
+    total_bytes = CompactionRows(fs.database).old_data(fs.keyring.epoch).live_bytes
+    while True:
+        fs.check_room(STEP_BYTES)
+        with fs.changing():
+            step = compactor.plan()
+        if step is not None:
+            step.read()
+            with fs.changing():
+                compactor.submit(step)
+                fs.committer.commit()
+            if compactor.full is not None:
+                raise compactor.full
+            if progress is not None:
+                progress(min(compactor.moved_bytes, total_bytes), total_bytes)
+        elif not compactor.has_more:
+            break
+    with fs.changing():
+        while not fs.committer.is_clean:
+            fs.committer.commit()  # the one before deleted segments; their rows go with this one
+        if compactor.can_retire:
+            compactor.retire()

@@ -21,6 +21,7 @@ SCHEMA: Final = """
 --   snapshot_seq   the newest snapshot's number; chunks written now are born at snapshot_seq + 1
 --   snapshot_making    number of the snapshot being made, 0 or no row if none; a mount finishes or undoes it
 --   snapshot_cleaning  1 while pieces and chunks of ended snapshots are given back; a mount goes on with it
+--   key_epoch      of the key that this file is encrypted with; no row: 1
 CREATE TABLE setting (
     name  TEXT PRIMARY KEY,
     value NOT NULL

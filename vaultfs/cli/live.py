@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 from vaultfs.cli.mounts import LiveMount
 from vaultfs.errors import VaultError
 from vaultfs.fuse import control
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.lock import read_holder
 
 
 def request(mount: LiveMount, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -23,9 +28,34 @@ def request(mount: LiveMount, verb: str, **arguments: Any) -> dict[str, Any]:
     return control.request(mount.mountpoint, verb, **arguments)
 
 
+def answers(mount: LiveMount) -> bool:
+    """Whether the daemon talks to us; that of another user does not."""
+    try:
+        request(mount, "status")
+    except VaultError:
+        return False
+    return True
+
+
+def is_alive(mount: LiveMount) -> bool:
+    """Whether a mount has a daemon, although it may not talk to us."""
+    try:
+        os.statvfs(mount.mountpoint)
+    except OSError as error:
+        return error.errno == errno.EACCES  # another user's
+    return True
+
+
 def daemon_pid(mount: LiveMount) -> int | None:
-    """The process id of the daemon that serves a mount; None if there is none any more."""
+    """The process id of the daemon that serves a mount; None if there is none any more, or it cannot be found out."""
     try:
         return int(request(mount, "status")["pid"])
     except VaultError:
+        if not is_alive(mount):
+            return None
+    # Another user's, or one with another state directory: the vault's lock names it, if we find the vault.
+    try:
+        holder = read_holder(VaultLayout(Path(mount.source)))
+    except VaultError:
         return None
+    return holder.pid if holder is not None and holder.purpose.startswith("mounted") else None

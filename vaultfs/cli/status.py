@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
-from vaultfs.cli.live import request
+from vaultfs.cli.live import is_alive, request
 from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
 from vaultfs.cli.output import emit_json, fields, name_text, say
 from vaultfs.cli.sizes import format_size
@@ -42,7 +43,7 @@ def run(path: Path | None = None, /, *, json: bool = False) -> int:
 
 
 def mounted_state(mount: LiveMount) -> dict[str, Any]:
-    """What can be said about a live mount: ``state`` is ``mounted``, or ``dead`` if its daemon does not answer."""
+    """What can be said about a live mount: ``state`` is ``mounted``, or ``dead`` if its daemon is gone."""
     base: dict[str, Any] = {
         "state": "mounted",
         "mountpoint": str(mount.mountpoint),
@@ -52,22 +53,33 @@ def mounted_state(mount: LiveMount) -> dict[str, Any]:
     try:
         return {**base, **request(mount, "status")}
     except VaultError as error:
-        return {**base, "state": "dead", "error": str(error)}
+        if is_alive(mount):
+            return {**base, "note": "mounted by another user, or with another state directory: it tells us no more"}
+        return {**base, "state": "dead", "error": f"{error}; 'vaultfs umount' clears it away"}
 
 
 def vault_state(path: Path) -> dict[str, Any]:
     """What can be said about a vault from its directory: ``state`` is ``in use`` or ``not mounted``."""
     vault = vault_at(path)
     holder = read_holder(VaultLayout(vault))
-    stored = sum(file.stat().st_size for file in vault.rglob("*") if file.is_file())
+    stored = sum(_stored_bytes(file) for file in vault.rglob("*"))
     state: dict[str, Any] = {
         "state": "not mounted" if holder is None else "in use",
         "vault": str(vault),
         "stored_bytes": stored,
     }
     if holder is not None:
-        state |= {"pid": holder.pid, "hostname": holder.hostname, "mountpoint": holder.mountpoint}
+        state |= {"pid": holder.pid, "purpose": holder.purpose}
     return state
+
+
+def _stored_bytes(file: Path) -> int:
+    """What a file takes on the disk; segments have holes where something was deleted."""
+    try:
+        status = file.lstat()
+    except FileNotFoundError:  # a daemon at work
+        return 0
+    return status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else 0
 
 
 def _show(state: dict[str, Any]) -> None:

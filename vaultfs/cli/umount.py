@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from vaultfs.cli.live import daemon_pid, request
+from vaultfs.cli.live import answers, daemon_pid, is_alive, request
 from vaultfs.cli.mounts import LiveMount, mount_at
 from vaultfs.cli.output import note
 from vaultfs.errors import MountError, VaultError
@@ -30,7 +30,7 @@ def run(directory: Annotated[Path, Parameter(name="DIR")], /, *, lazy: bool = Fa
         raise MountError(f"{directory}: no vault is mounted there")
     pid = daemon_pid(mount)
     if pid is None:
-        return _clear_dead(mount)
+        return _unmount_unknown(mount, lazy=lazy) if is_alive(mount) else _clear_dead(mount)
     try:
         daemon = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -50,7 +50,8 @@ def _make_durable(mount: LiveMount) -> None:
     """Commit while an error can still be told; the daemon's own last commit then has little left to do."""
     try:
         kernel_mount.sync_filesystem(mount.mountpoint)
-        request(mount, "commit")
+        if answers(mount):
+            request(mount, "commit")
     except (OSError, VaultError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise VaultError(
@@ -66,11 +67,22 @@ def _wait(daemon: int, mount: LiveMount) -> None:
         note(f"waiting for the daemon of {mount.mountpoint} to end")
 
 
+def _unmount_unknown(mount: LiveMount, *, lazy: bool) -> int:
+    """Unmount what another user, or a daemon with another state directory, serves."""
+    try:
+        kernel_mount.unmount(mount.mountpoint, lazy=lazy)
+    except kernel_mount.MountBusyError as error:
+        raise MountError(f"{error}{_users(mount.mountpoint, 0)}") from None
+    note(f"{mount.mountpoint}: unmounted; its daemon cannot be seen from here, and may still be writing")
+    return 0
+
+
 def _clear_dead(mount: LiveMount) -> int:
     """Remove a mount whose daemon is gone, and say what that means."""
     kernel_mount.unmount(mount.mountpoint, lazy=True)
     raise VaultError(
-        f"{mount.mountpoint}: unmounted, but its daemon had died before; the next mount has the state of its last commit"
+        f"{mount.mountpoint}: cleared away, but its daemon had died before; "
+        "the next mount has the state of its last commit"
     )
 
 

@@ -16,6 +16,7 @@ from vaultfs.crypto.slots import Secret
 from vaultfs.errors import ExitCode, UsageError, VaultError
 from vaultfs.fuse import control, kernel_mount
 from vaultfs.fuse.allocator import keep_freed_memory
+from vaultfs.fuse.compacting import BackgroundCompaction
 from vaultfs.fuse.daemon import daemonise
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handshake import Negotiated
@@ -174,6 +175,7 @@ class _MountedVault:
             if not mount.read_only:
                 nursery.start_soon(self._durability.commit_regularly, mount.commit_interval_s)
                 nursery.start_soon(self._durability.sweep_when_idle, self._operations)
+                nursery.start_soon(BackgroundCompaction(self._fs, self._durability, self._operations).run)
             if mount.idle_s is not None:
                 nursery.start_soon(self._stop_when_idle, mount.idle_s)
             async with control.listening(mount.mountpoint, self._answer):

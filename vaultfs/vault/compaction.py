@@ -222,30 +222,31 @@ class Compactor:
 
     # --- the end of a rotation
 
-    @property
-    def can_retire(self) -> bool:
-        """Whether a key of an older epoch is needed no more, as soon as everything so far is durable."""
-        return len(self._kept_epochs) > 1 and self._needed_epochs() < self._kept_epochs
+    def unneeded_epochs(self) -> set[int]:
+        """Older epochs of which nothing is left, as soon as everything so far is durable.  None comes back."""
+        if len(self._kept_epochs) == 1:
+            return set()
+        return self._kept_epochs - self._rows.epochs() - {self._fs.keyring.epoch, key_epoch(self._fs.database)}
 
-    def _needed_epochs(self) -> set[int]:
-        return self._rows.epochs() | {self._fs.keyring.epoch, key_epoch(self._fs.database)}
+    def retire(self, epochs: set[int]) -> None:
+        """Throw away older keys.
 
-    def retire(self) -> None:
-        """Throw away the keys of epochs that nothing is sealed with.  Only right after a commit, with no change since.
+        Args:
+            epochs: from `unneeded_epochs`, called before the last commit began.
 
         Raises:
             IntegrityError: ``vault.json`` was tampered with.
             NoSpaceError, StorageError: it stays as it was.
         """
-        needed = self._needed_epochs() & self._kept_epochs
+        kept = self._kept_epochs - epochs
         # The vault's lock is held while it is open, so nobody else writes the header meanwhile.
         header = load_header(self._fs.layout)
         if header.epoch != self._fs.keyring.epoch:
             raise IntegrityError(f"{self._fs.layout.header} was replaced while the vault was open; restore it")
-        smaller, _ = header.retire_epochs(self._fs.keyring, needed)
+        smaller, _ = header.retire_epochs(self._fs.keyring, kept)
         atomic_replace(self._fs.layout.header, smaller.encode())
-        log.info("threw away the keys of epochs %s", sorted(self._kept_epochs - needed))
-        self._kept_epochs = needed
+        log.info("threw away the keys of epochs %s", sorted(epochs))
+        self._kept_epochs = kept
 
 
 def compact(
@@ -283,5 +284,7 @@ def compact(
     with fs.changing():
         while not fs.committer.is_clean:
             fs.committer.commit()  # the one before deleted segments; their rows go with this one
-        if compactor.can_retire:
-            compactor.retire()
+        epochs = compactor.unneeded_epochs()
+        if epochs:
+            fs.committer.commit()
+            compactor.retire(epochs)

@@ -139,7 +139,10 @@ class CheckChunkRows:
 
     def unneeded(self) -> list[ChunkRow]:
         """Chunks that no file and no snapshot needs."""
-        return self._chunks(f"SELECT {_JOINED} FROM chunk c WHERE c.refs=0 AND NOT {_SNAPSHOT_NEEDS}")  # noqa: S608
+        return self._chunks(
+            f"SELECT {_JOINED} FROM chunk c WHERE c.refs=0 AND NOT {_SNAPSHOT_NEEDS} "  # noqa: S608
+            f"AND c.id NOT IN ({_NAMED})"
+        )  # noqa: S608
 
     def unended(self) -> list[ChunkId]:
         """Chunks without references that a snapshot may need, but that are not said to have ended."""
@@ -257,6 +260,10 @@ class CheckChunkRows:
                 (token, name, epoch, salt, size),
             ).fetchall()[0][0],
         )
+
+    def accept_segment(self, segment: SegmentId, size: int) -> None:
+        """Say that a segment has this size in bytes, and that its hash does not match its name any more."""
+        self._execute("UPDATE segment SET size=?, holes=max(holes, 1) WHERE id=?", (size, segment))
 
     # --- reclaim, intents, snapshots
 

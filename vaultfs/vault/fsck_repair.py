@@ -58,6 +58,8 @@ class Examination:
         self.chunk_size = 0
         self.touched: set[InodeId] = set()
         """Inodes that a repair has changed: their counts are then set right without a further finding."""
+        self.too_long: list[tuple[InodeId, int, int]] = []
+        """(inode, size, end of its last chunk) of files that are to be cut to their size once the vault can be written."""
         self._next_inode = 0
         self._next_cookie = 0
         self._lost_and_found: InodeId | None = None

@@ -27,8 +27,8 @@ def check_settings(ex: Examination) -> None:
         ex.found(
             "setting",
             "error",
-            f"the size of chunks is {size!r}; {_GUESSED_CHUNK_BYTES} is assumed, and files of more than one chunk may be "
-            "out of order",
+            f"the size of chunks is {size!r}; {_GUESSED_CHUNK_BYTES} is assumed, and files of more than one chunk may "
+            "be out of order",
             is_lost=True,
         )
         if ex.is_repairing:

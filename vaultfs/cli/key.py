@@ -9,7 +9,11 @@ from typing import Any
 
 from vaultfs.cli.mounts import require_unmounted_vault, vault_at
 from vaultfs.cli.output import emit_json, note, printable, say, table
+from vaultfs.cli.progress import ProgressStyle
+from vaultfs.cli.progress import progress as progress_of
 from vaultfs.cli.secret_sources import (
+    KeepOption,
+    KeepOptions,
     NewPasswordOption,
     NewPasswordOptions,
     Prompt,
@@ -18,15 +22,18 @@ from vaultfs.cli.secret_sources import (
     UnlockOption,
     UnlockOptions,
     obtain,
+    obtain_kept,
     obtain_keyfile,
     obtain_new_password,
 )
-from vaultfs.cli.sizes import parse_size
+from vaultfs.cli.sizes import format_size, parse_size
 from vaultfs.crypto.header import SlotInfo
 from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError
 from vaultfs.vault.keyslots import add_slot, list_slots, remove_slot
+from vaultfs.vault.rotation import Rotation
+from vaultfs.vault.rotation import rotate as rotate_key
 
 
 def add(
@@ -119,6 +126,75 @@ def remove(vault: Path, label: str, /, *, secret: SecretOption | None = None, js
     return 0
 
 
+def rotate(
+    vault: Path,
+    /,
+    *,
+    yes: bool = False,
+    wait: bool = False,
+    kdf_memory: str | None = None,
+    secret: SecretOption | None = None,
+    keep: KeepOption | None = None,
+    progress: ProgressStyle = "auto",
+    json: bool = False,
+) -> int:
+    """Begin a new master key, so that whoever lost access really has none.
+
+    The new key is in force when this returns. What the old one sealed is written again in the background while the
+    vault is mounted, and then the old key is thrown away. Only the key slots whose secrets are given survive: that of
+    the secret which unlocks, and those of the --keep options.
+
+    Args:
+        vault: The vault's directory, not mounted.
+        yes: Let all other key slots go.
+        wait: Write everything again now; an interrupted run goes on in the background of later mounts.
+        kdf_memory: Memory that every guess costs, at least 64M; as before if not given.
+        secret: Unlocks the vault.
+        keep: Secrets of further slots that survive.
+        progress: How to show progress with --wait.
+        json: Print JSON.
+    """
+    directory = require_unmounted_vault(vault, "key rotate")
+    survivors = obtain_kept(keep or KeepOptions())
+    cost = guess_cost(kdf_memory)
+    unlocking = obtain(secret or SecretOptions(), Prompt(f"Password for {vault}"))
+    with progress_of("write again", progress if wait else "none", resumable=True) as display:
+        done = rotate_key(directory, unlocking, survivors, lose_others=yes, kdf=cost, rewrite=display if wait else None)
+    if json:
+        emit_json(_rotation_json(done))
+    else:
+        _tell_rotation(done)
+    return 0
+
+
+def _rotation_json(done: Rotation) -> dict[str, Any]:
+    return {
+        "epoch": done.state.epoch,
+        "kept": [slot_json(slot) for slot in done.kept],
+        "lost": [slot_json(slot) for slot in done.lost],
+        "old_segments": done.state.old_segments,
+        "old_bytes": done.state.old_bytes,
+        "snapshots": done.state.snapshots,
+        "is_over": done.state.is_over,
+    }
+
+
+def _tell_rotation(done: Rotation) -> None:
+    state = done.state
+    say(f"The master key is new (epoch {state.epoch}).  It is in: {', '.join(repr(slot.label) for slot in done.kept)}.")
+    if done.lost:
+        say(f"These key slots are gone: {', '.join(repr(slot.label) for slot in done.lost)}.")
+    if state.is_over:
+        say("Nothing is sealed with an older key, and the older keys are gone.")
+        return
+    say(
+        f"{format_size(state.old_bytes)} in {state.old_segments} segments are sealed with older keys.  They are "
+        "written again while the vault is mounted; a backup then uploads as much."
+    )
+    if state.snapshots:
+        say(f"{state.snapshots} snapshots need what they need as it is: the older keys stay until those are deleted.")
+
+
 def guess_cost(kdf_memory: str | None) -> KdfParameters | None:
     """What a guess shall cost, from ``--kdf-memory``; None: as much as before.
 
@@ -172,4 +248,4 @@ def _day(moment_s: int) -> str:
         return str(moment_s)
 
 
-SUBVERBS: Mapping[str, Callable[..., int]] = {"add": add, "list": show, "remove": remove}
+SUBVERBS: Mapping[str, Callable[..., int]] = {"add": add, "list": show, "remove": remove, "rotate": rotate}

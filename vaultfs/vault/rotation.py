@@ -101,7 +101,8 @@ def rotate(
         if lost and not lose_others:
             names = ", ".join(f"{slot.label!r} ({slot.kind})" for slot in lost)
             raise UsageError(
-                f"these key slots would be lost, because a slot can only get the new key with its own secret: {names}"
+                f"these key slots would be lost, as only their own secrets can put the new key into them: {names}; "
+                "give those secrets (--keep-passfile and the like), or let the slots go (--yes)"
             )
         renewed, keyring = header.rotate(opened.keyring, list(kept.items()), kdf or usual_cost(header))
         _begin_epoch(opened, renewed, kept)

@@ -2,32 +2,12 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vaultfs.crypto.kdf import KdfParameters
-
-SHARED_MEMORY = Path("/dev/shm")
-NEEDED_BYTES = 1 << 30
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, where there is one: thousands of small disks are laid out there, one after the other."""
-    if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < NEEDED_BYTES:
-        yield tmp_path
-        return
-    where = SHARED_MEMORY / f"vaultfs-{os.environ['VAULTFS_TEST_RUN']}" / tmp_path.name
-    where.mkdir(parents=True)
-    try:
-        yield where
-    finally:
-        shutil.rmtree(where)
-        if not any(where.parent.iterdir()):
-            where.parent.rmdir()
 
 
 @pytest.fixture

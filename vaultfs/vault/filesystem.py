@@ -375,6 +375,7 @@ class FileSystem:
             "dirty_bytes": self.files.dirty_bytes,
             "is_durable": self.committer.is_clean,
             "key_epoch": self.keyring.epoch,
+            "old_key_bytes": sum(row.live for row in segments if row.epoch < self.keyring.epoch),
             "snapshots": len(self.snapshot_rows.all()),
         }
 

@@ -53,7 +53,7 @@ CREATE TABLE entry (
     cookie INTEGER NOT NULL,    -- rises with every insertion; the offset of readdir, so listings stay stable
     PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX entry_cookie ON entry (parent, cookie);
+CREATE UNIQUE INDEX entry_cookie ON entry (parent, cookie, inode);  -- covers a listing
 
 CREATE TABLE xattr (
     inode INTEGER NOT NULL,

@@ -12,18 +12,10 @@ from vaultfs.ids import InodeId
 from vaultfs.metadata.database import MetadataDatabase
 
 _COLUMNS: Final = "id, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns, chunks, target, parent"
-_JOINED: Final = ", ".join(f"i.{column.strip()}" for column in _COLUMNS.split(","))
 
 _SELECT_INODE: Final = f"SELECT {_COLUMNS} FROM inode WHERE id=?"  # noqa: S608  # constants only
 _UPSERT_INODE: Final = f"INSERT OR REPLACE INTO inode ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-_LOOKUP: Final = (
-    f"SELECT e.inode, {_JOINED} FROM entry e LEFT JOIN inode i ON i.id=e.inode "  # noqa: S608
-    "WHERE e.parent=? AND e.name=?"
-)
-_LISTING: Final = (
-    f"SELECT e.cookie, e.name, e.inode, {_JOINED} FROM entry e LEFT JOIN inode i ON i.id=e.inode "  # noqa: S608
-    "WHERE e.parent=? AND e.cookie>? ORDER BY e.cookie LIMIT ?"
-)
+_LISTING: Final = "SELECT cookie, name, inode FROM entry WHERE parent=? AND cookie>? ORDER BY cookie LIMIT ?"
 
 
 class InodeRow(NamedTuple):
@@ -42,16 +34,6 @@ class InodeRow(NamedTuple):
     chunks: int
     target: bytes | None
     parent: InodeId
-
-
-class Listed(NamedTuple):
-    """One name in a directory."""
-
-    cookie: int
-    name: bytes
-    inode: InodeId
-    row: InodeRow | None
-    """None if the inode has not been written to the database yet."""
 
 
 class TreeRows:
@@ -92,12 +74,10 @@ class TreeRows:
 
     # --- names
 
-    def lookup(self, parent: InodeId, name: bytes) -> tuple[InodeId, InodeRow | None] | None:
-        """The inode behind a name, with its row if it has one yet."""
-        row = self._execute(_LOOKUP, (parent, name)).fetchone()
-        if row is None:
-            return None
-        return row[0], None if row[1] is None else InodeRow._make(row[1:])
+    def entry(self, parent: InodeId, name: bytes) -> InodeId | None:
+        """The inode behind a name, without its row."""
+        row = self._execute("SELECT inode FROM entry WHERE parent=? AND name=?", (parent, name)).fetchone()
+        return None if row is None else row[0]
 
     def insert_entry(self, parent: InodeId, name: bytes, inode: InodeId, cookie: int) -> None:
         """Add a name, which must not exist."""
@@ -115,12 +95,11 @@ class TreeRows:
         """Whether a directory has a name in it."""
         return self._execute("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (parent,)).fetchone() is not None
 
-    def listing(self, parent: InodeId, after_cookie: int, limit: int) -> list[Listed]:
-        """At most ``limit`` names in order of cookie, after ``after_cookie``."""
-        return [
-            Listed(row[0], row[1], row[2], None if row[3] is None else InodeRow._make(row[3:]))
-            for row in self._execute(_LISTING, (parent, after_cookie, limit))
-        ]
+    def listing(self, parent: InodeId, after_cookie: int, limit: int) -> list[tuple[int, bytes, InodeId]]:
+        """At most ``limit`` (cookie, name, inode) in order of cookie, after ``after_cookie``."""
+        return cast(
+            "list[tuple[int, bytes, InodeId]]", self._execute(_LISTING, (parent, after_cookie, limit)).fetchall()
+        )
 
     def names_of(self, inode: InodeId) -> list[tuple[InodeId, bytes]]:
         """Every (parent, name) of an inode; reads the whole table."""

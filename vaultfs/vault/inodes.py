@@ -163,19 +163,6 @@ class InodeTable:
             return None if row is None else self._remember(Inode(row))
         return inode
 
-    def adopt(self, number: InodeId, row: InodeRow | None) -> Inode:
-        """The inode with this number, using a row that a join has read already.
-
-        Raises:
-            FileSystemError: ESTALE: neither in memory nor in the database.
-        """
-        inode = self._cached.get(number)
-        if inode is not None:
-            return inode
-        if row is None:
-            return self.get(number)
-        return self._remember(Inode(row))
-
     def _remember(self, inode: Inode) -> Inode:
         self._cached[inode.id] = inode
         if len(self._cached) > CACHED_INODES:

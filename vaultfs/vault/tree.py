@@ -61,11 +61,20 @@ class Tree:
         self._rows = rows
         self._inodes = inodes
         self.next_cookie = next_cookie
+        self._absent: tuple[InodeId, bytes, int] | None = None
+        """The name that was looked for last and not found, and the version of the inodes then."""
 
     def lookup(self, parent: InodeId, name: bytes) -> Inode | None:
         """The inode behind a name, or None."""
-        found = self._rows.lookup(parent, name)
-        return None if found is None else self._inodes.adopt(*found)
+        number = self._rows.entry(parent, name)
+        if number is None:
+            self._absent = (parent, name, self._inodes.version)
+            return None
+        return self._inodes.get(number)
+
+    def _is_absent(self, parent: InodeId, name: bytes) -> bool:
+        """Whether a name is free; the kernel has asked for it right before it makes a file."""
+        return self._absent == (parent, name, self._inodes.version) or self._rows.entry(parent, name) is None
 
     def child(self, parent: InodeId, name: bytes) -> Inode:
         """The inode behind a name.
@@ -113,7 +122,7 @@ class Tree:
         """
         check_name(name)
         parent = self._living_directory(parent_number)
-        if self._rows.lookup(parent_number, name) is not None:
+        if not self._is_absent(parent_number, name):
             raise FileSystemError(errno.EEXIST)
         if target is not None and not 0 < len(target) <= SYMLINK_MAX_BYTES:
             raise FileSystemError(errno.ENAMETOOLONG if target else errno.ENOENT)
@@ -153,7 +162,7 @@ class Tree:
             raise FileSystemError(errno.ENOENT, "the file has been removed")
         if inode.nlink >= LINK_MAX:
             raise FileSystemError(errno.EMLINK)
-        if self._rows.lookup(parent_number, name) is not None:
+        if not self._is_absent(parent_number, name):
             raise FileSystemError(errno.EEXIST)
         self._insert(parent, name, inode)
         now_ns = time.time_ns()
@@ -280,10 +289,10 @@ class Tree:
 
     def batch(self, directory: InodeId, after_cookie: int) -> list[DirectoryEntry]:
         """The next names of a directory after a cookie, in the order they were made; empty at the end."""
-        adopt = self._inodes.adopt
+        get = self._inodes.get
         return [
-            DirectoryEntry(listed.cookie, listed.name, adopt(listed.inode, listed.row))
-            for listed in self._rows.listing(directory, after_cookie, LISTING_BATCH)
+            DirectoryEntry(cookie, name, get(number))
+            for cookie, name, number in self._rows.listing(directory, after_cookie, LISTING_BATCH)
         ]
 
     def entries(self, directory: InodeId) -> Iterator[DirectoryEntry]:

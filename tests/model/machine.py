@@ -32,6 +32,8 @@ from .observing import Tree, attributes_of, describe_differences, look, look_at_
 NAMES = ["a", "b", "c", "with space", "ümläut", "n" * 255, "\udcff\udc80"]
 BLOCK = 4096
 LARGEST = 6 * BLOCK
+CALM_STEPS = 8
+"""So many changes lie between two restarts or crashes: each takes a second, and tells nothing without changes."""
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 AT_FDCWD = -100
 
@@ -100,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.subject, self.reference = subject, reference
         self.handles: list[Handle] = []
         type(self).runs += 1
+        self._calm = 0
         self._moments: list[Moment] = []
         self._versions: dict[int, list[bytes]] = {}
         self._directory = f"run-{os.getpid()}-{type(self).runs}"
@@ -126,6 +129,7 @@ class Machine(RuleBasedStateMachine):
         """Note all names and bytes that may be seen after a crash."""
         now = Moment.of(self._roots()[1])
         self._moments.append(now)
+        self._calm += 1
         for path, inode in now.inodes.items():
             versions = self._versions.setdefault(inode, [b""])
             if versions[-1] != now.tree[path].content:
@@ -134,6 +138,7 @@ class Machine(RuleBasedStateMachine):
     def _promised(self) -> None:
         """From now on, what is there now survives."""
         now = Moment.of(self._roots()[1])
+        self._calm = 0
         self._moments = [now]
         self._versions = {inode: [now.tree[path].content] for path, inode in now.inodes.items()}
 
@@ -359,6 +364,7 @@ class Machine(RuleBasedStateMachine):
         self.handles.clear()
 
     @rule()
+    @precondition(lambda self: self._calm >= CALM_STEPS)
     def restart(self) -> None:
         self._close_all()
         before = times_of(self._roots()[0])
@@ -368,6 +374,7 @@ class Machine(RuleBasedStateMachine):
         self._promised()
 
     @rule()
+    @precondition(lambda self: self._calm >= CALM_STEPS)
     def crash_after_promise(self) -> None:
         """Everything was synced: nothing may be lost."""
         _sync_all(self._roots()[0])
@@ -376,6 +383,7 @@ class Machine(RuleBasedStateMachine):
         self._promised()
 
     @rule()
+    @precondition(lambda self: self._calm >= CALM_STEPS)
     def crash(self) -> None:
         """Something was synced: see at the top."""
         self._changed()

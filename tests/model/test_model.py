@@ -54,7 +54,7 @@ def test_machine_accepts_an_equal_folder(scratch: Path, reference: PlainFolder) 
 @pytest.mark.timeout(7200)
 def test_mounted_vault_behaves_like_a_directory(mounted: MountedVault, reference: PlainFolder, long_run: bool) -> None:
     run_machine(
-        mounted, reference, examples=1000 if long_run else 25, steps=100 if long_run else 40, is_random=long_run
+        mounted, reference, examples=1000 if long_run else 20, steps=100 if long_run else 40, is_random=long_run
     )
     mounted.restart()
 

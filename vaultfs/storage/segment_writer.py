@@ -256,6 +256,25 @@ def discard_open_name(layout: VaultLayout, token: str) -> None:
         os.unlink(path)  # noqa: PTH108
 
 
+def discard_sealed_name(layout: VaultLayout, token: str) -> None:
+    """Delete the sealed name of a leftover in open/ to which nothing refers: a crash came right after its sealing.
+
+    Raises:
+        StorageError, ReadOnlyError: the system refused.
+    """
+    path = layout.open_path(token)
+    with storage_errors(f"cannot delete {path}"), suppress(FileNotFoundError):
+        if path.lstat().st_nlink < 2:
+            return
+        descriptor = open_segment(path, segment=token)
+        try:
+            sealed = layout.sealed_path(hash_descriptor(descriptor))
+            if _leads_to(sealed, os.fstat(descriptor)):
+                os.unlink(sealed)  # noqa: PTH108
+        finally:
+            os.close(descriptor)
+
+
 def seal_leftover(layout: VaultLayout, token: str, keep_bytes: int) -> tuple[SegmentName, int]:
     """Seal a segment that a crash left open; repeatable, so that a crash in here does no harm.
 

@@ -3,7 +3,7 @@
 | a crash leaves | and a mount |
 |---|---|
 | a segment in open/ with chunks in the database | cuts off what no commit refers to, and seals it |
-| one without | deletes it |
+| one without | deletes it, and its sealed name if it has one |
 | a sealed segment with its open name too | drops the open name |
 | records in the intent log | writes them into their files again |
 | inodes without a name | ends them |
@@ -20,7 +20,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.storage.segment_writer import discard_open_name, seal_leftover
+from vaultfs.storage.segment_writer import discard_open_name, discard_sealed_name, seal_leftover
 from vaultfs.vault.files import Files
 from vaultfs.vault.inodes import Inode, InodeTable
 
@@ -48,6 +48,7 @@ def seal_leftovers(rows: ChunkRows, layout: VaultLayout) -> list[str]:
         end = rows.referenced_end(row.id)
         tokens.discard(row.token)
         if not end:
+            discard_sealed_name(layout, row.token)
             rows.delete_segment(row.id)
             discard.append(row.token)
             continue
@@ -62,6 +63,7 @@ def seal_leftovers(rows: ChunkRows, layout: VaultLayout) -> list[str]:
         discard.append(row.token)
     for token in tokens:
         log.info("deleted segment open/%s, to which nothing refers", token)
+        discard_sealed_name(layout, token)
         discard_open_name(layout, token)
     return discard
 

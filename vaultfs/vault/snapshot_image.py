@@ -59,10 +59,16 @@ def open_snapshot(
     """
     layout = VaultLayout(Path(path))
     header = load_header(layout)
-    seq, snapshot_id = choose(which, manifest_files(layout))
+    choose(which, manifest_files(layout))  # before a second is spent on the password
     keyring = header.unlock(secret)
     if on_unlocked is not None:
         on_unlocked()
+    return open_with_keys(layout, keyring, which)
+
+
+def open_with_keys(layout: VaultLayout, keyring: Keyring, which: str | int) -> FileSystem:
+    """As `open_snapshot`, for who has the keys already."""
+    seq, snapshot_id = choose(which, manifest_files(layout))
     hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
     try:
         _, content = open_manifest(keyring, hold.data, seq, snapshot_id)

@@ -66,10 +66,15 @@ def parse_mount_options(texts: Iterable[str]) -> MountOptions:
     Raises:
         UsageError: a word is unknown, or its value makes no sense.
     """
+    return parse_words(word for text in texts for word in split_words(text))
+
+
+def parse_words(words: Iterable[str]) -> MountOptions:
+    """As :func:`parse_mount_options`, for words that have been split already."""
     kernel: list[str] = []
     flags: set[str] = set()
     values: dict[str, str] = {}
-    for word in (word for text in texts for word in split_words(text)):
+    for word in words:
         name, equals, value = word.partition("=")
         if equals and name in _VALUED:
             if not value:
@@ -85,6 +90,8 @@ def parse_mount_options(texts: Iterable[str]) -> MountOptions:
             flags.add(word)
         elif word == "password" or name == "password":
             raise UsageError("-o password: a password on a command line is seen by every user; use passfile=FILE")
+        elif word == "remount":
+            raise UsageError("-o remount: for 'mount -o remount' only; unmount the vault and mount it again")
         elif word not in _IGNORED_WORDS and not word.startswith(_IGNORED_PREFIXES):
             raise UsageError(f"-o {name}: there is no such mount option")
     return MountOptions(

@@ -11,8 +11,10 @@ from typing import Final, NamedTuple, cast
 from vaultfs.ids import ChunkId, InodeId, SegmentId
 from vaultfs.metadata.database import MetadataDatabase
 
+# A chunk without a row must not read as a hole: it lies in segment 0, which does not exist, and fills the largest chunk.
 _EXTENTS: Final = (
-    "SELECT e.idx, c.id, c.segment, c.offset, c.stored, c.length FROM extent e LEFT JOIN chunk c ON c.id=e.chunk "
+    "SELECT e.idx, e.chunk, coalesce(c.segment, 0), coalesce(c.offset, 0), coalesce(c.stored, 0), "
+    "coalesce(c.length, 4194304) FROM extent e LEFT JOIN chunk c ON c.id=e.chunk "
     "WHERE e.inode=? AND e.idx BETWEEN ? AND ?"
 )
 _SEGMENT: Final = "id, token, name, epoch, salt, size, live, holes"

@@ -14,7 +14,7 @@ import logging
 from typing import Final
 
 from vaultfs.crypto.keys import fingerprint
-from vaultfs.errors import FileSystemError, NoSpaceError
+from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError
 from vaultfs.ids import ChunkId, InodeId
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
@@ -23,7 +23,7 @@ from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
 from vaultfs.vault.pipeline import ChunkMoved, SealingPipeline, SealJob, SegmentSealed
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Wanted
-from vaultfs.vault.segments import SegmentAccess
+from vaultfs.vault.segments import ReadableSegment, SegmentAccess
 from vaultfs.vault.write_log import WriteLog
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,15 @@ class Files:
                 if cached is not None:
                     result[target : target + stop - start] = cached[start:stop]
                     continue
-            wanted.append(Wanted(place, self._segments.get(place.segment), start, stop, target))
+            wanted.append(Wanted(place, self._segment_of(inode, place), start, stop, target))
         return plan
+
+    def _segment_of(self, inode: Inode, place: ChunkPlace) -> ReadableSegment:
+        """The segment with a chunk of a file; that it cannot be had is damage of the file."""
+        try:
+            return self._segments.get(place.segment)
+        except IntegrityError as error:
+            raise ChunkDamageError(inode.id, place.idx * self._chunk_size, place.chunk, str(error)) from error
 
     def _in_memory(self, inode: Inode, index: int) -> bytes | bytearray | memoryview | None:
         data = inode.dirty.get(index)
@@ -161,7 +168,7 @@ class Files:
                 continue
             # An empty part: the chunk is opened, and kept, for its own sake.
             wanted += [
-                Wanted(place, self._segments.get(place.segment), 0, 0, 0)
+                Wanted(place, self._segment_of(inode, place), 0, 0, 0)
                 for place in self._rows.places(inode.id, index, index)
                 if self._open_chunks.get(place.chunk) is None
             ]
@@ -236,7 +243,7 @@ class Files:
             if cached is not None:
                 return cached
             result = bytearray(place.length)
-            wanted = [Wanted(place, self._segments.get(place.segment), 0, place.length, 0)]
+            wanted = [Wanted(place, self._segment_of(inode, place), 0, place.length, 0)]
             plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks)
             if not plan.fill_nowait():
                 plan.fill()

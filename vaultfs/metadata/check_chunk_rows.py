@@ -142,7 +142,7 @@ class CheckChunkRows:
         return self._chunks(
             f"SELECT {_JOINED} FROM chunk c WHERE c.refs=0 AND NOT {_SNAPSHOT_NEEDS} "  # noqa: S608
             f"AND c.id NOT IN ({_NAMED})"
-        )  # noqa: S608
+        )
 
     def unended(self) -> list[ChunkId]:
         """Chunks without references that a snapshot may need, but that are not said to have ended."""

@@ -215,6 +215,13 @@ class CheckRows:
         """Give the entry with this cookie another name."""
         self._execute("UPDATE entry SET name=? WHERE parent=? AND cookie=?", (name, parent, cookie))
 
+    def child(self, parent: InodeId, name: bytes) -> tuple[InodeId, int] | None:
+        """(inode, mode) behind a name; None if there is nothing."""
+        rows = self._rows(
+            "SELECT i.id, i.mode FROM entry e JOIN inode i ON i.id=e.inode WHERE e.parent=? AND e.name=?", (parent, name)
+        )
+        return cast("tuple[InodeId, int]", rows[0]) if rows else None
+
     def has_name(self, parent: InodeId, name: bytes) -> bool:
         """Whether the name is taken."""
         return self._database.scalar("SELECT 1 FROM entry WHERE parent=? AND name=?", (parent, name)) is not None

@@ -59,7 +59,7 @@ class Examination:
         self.touched: set[InodeId] = set()
         """Inodes that a repair has changed: their counts are then set right without a further finding."""
         self.too_long: list[tuple[InodeId, int, int]] = []
-        """(inode, size, end of its last chunk) of files that are to be cut to their size once the vault can be written."""
+        """(inode, size, end of its last chunk) of files to be cut to their size once the vault can be written."""
         self._next_inode = 0
         self._next_cookie = 0
         self._lost_and_found: InodeId | None = None
@@ -133,8 +133,8 @@ class Examination:
     def lost_and_found(self) -> InodeId:
         """The directory; made at first use."""
         if self._lost_and_found is None:
-            found = self.tree_rows.lookup(ROOT_INODE, LOST_AND_FOUND)
-            if found is not None and found[1] is not None and stat.S_ISDIR(found[1].mode):
+            found = self.tree.child(ROOT_INODE, LOST_AND_FOUND)
+            if found is not None and stat.S_ISDIR(found[1]):
                 self._lost_and_found = found[0]
             else:
                 number = self.new_inode()

@@ -272,6 +272,16 @@ def _check_links(ex: Examination) -> None:
             ex.tree.set_parent(count.id, count.right)
 
 
+def settle_tree(ex: Examination) -> None:
+    """Set the counts right that repairs have changed since they were checked."""
+    for count in ex.tree.link_counts():
+        ex.tree.set_link_count(count.id, count.right)
+    for count in ex.tree.parents():
+        ex.tree.set_parent(count.id, count.right)
+    for count in ex.tree.chunk_counts():
+        ex.tree.set_chunk_count(count.id, count.right)
+
+
 def _check_sizes(ex: Examination) -> None:
     for inode, mode, size, target in ex.tree.bad_sizes(MAX_FILE_BYTES):
         if stat.S_ISLNK(mode):

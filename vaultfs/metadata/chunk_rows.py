@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, cast
 from vaultfs.ids import ChunkId, InodeId, SegmentId
 from vaultfs.metadata.database import MetadataDatabase
 
-# A chunk without a row must not read as a hole: it lies in segment 0, which does not exist, and fills the largest chunk.
+# A chunk without a row must not read as a hole: it lies in segment 0, which does not exist, and has 4 MiB.
 _EXTENTS: Final = (
     "SELECT e.idx, e.chunk, coalesce(c.segment, 0), coalesce(c.offset, 0), coalesce(c.stored, 0), "
     "coalesce(c.length, 4194304) FROM extent e LEFT JOIN chunk c ON c.id=e.chunk "

@@ -16,7 +16,7 @@ from typing import Final
 from vaultfs.crypto.keys import fingerprint
 from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError
 from vaultfs.ids import ChunkId, InodeId
-from vaultfs.metadata.chunk_rows import ChunkRows
+from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable

@@ -65,6 +65,8 @@ class SegmentAccess:
 
     def _load(self, segment: SegmentId) -> ReadableSegment:
         row = self._rows.segment(segment)
+        if not segment:
+            raise IntegrityError("its bytes are lost, as fsck found")
         if row is None:
             raise IntegrityError(f"metadata.db has no segment {segment}; run vaultfs fsck")
         if row.name is None:

@@ -10,6 +10,7 @@ Not thread-safe but for ``sync_wal``.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ import apsw
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, NoSpaceError, StorageError
 from vaultfs.metadata.schema import SCHEMA, SCHEMA_VERSION
+
+WAL_HEADER_BYTES: Final = 32
+WAL_FRAME_BYTES: Final = 24 + 4096
+WAL_RESERVE_BYTES: Final = 4 << 20
 
 CACHE_KIB: Final = 24 * 1024
 """SQLite's page cache.  The upper levels of every index of a million files fit; the daemon's limit is 200 MiB."""
@@ -74,6 +79,9 @@ class MetadataDatabase:
         self._path = path
         self._writable = writable
         self._wal_fd = -1
+        self._wal_end = 0
+        self._wal_reserved = 0
+        connection.set_wal_hook(self._note_wal)
         self._image_fd = -1
         self._is_closed = False
         self.execute = connection.execute
@@ -187,15 +195,45 @@ class MetadataDatabase:
         except OSError as error:
             raise StorageError(f"cannot sync {self._path.name}-wal: {error.strerror}") from error
 
-    def wal_bytes(self) -> int:
-        """Size of the WAL file in bytes."""
-        try:
-            return os.stat(f"{self._path}-wal").st_size  # noqa: PTH116
-        except FileNotFoundError:
-            return 0
+    def _note_wal(self, _connection: apsw.Connection, _name: str, frames: int) -> int:
+        """SQLite tells, after each commit, how many frames the WAL holds."""
+        self._wal_end = WAL_HEADER_BYTES + frames * WAL_FRAME_BYTES
+        return apsw.SQLITE_OK
 
-    def checkpoint(self) -> None:
-        """Move the WAL's pages into the file and empty the WAL; durable on return.  Call right after a commit.
+    def wal_bytes(self) -> int:
+        """Bytes of the WAL that hold commits."""
+        return self._wal_end
+
+    def reserve_wal(self) -> None:
+        """Lengthen the WAL by zeros, right after a commit, so that the commits to come do not change its size.
+
+        Then a sync of the WAL need not commit the file system's own journal: 4 KiB and fsync took 0.58 ms on ext4
+        before.  SQLite takes zeros for frames of another WAL and ignores them.
+
+        Raises:
+            NoSpaceError, StorageError: the disk is full or failed; the commit stands.
+        """
+        if self._wal_end + WAL_RESERVE_BYTES // 4 <= self._wal_reserved:
+            return
+        try:
+            descriptor = os.open(f"{self._path}-wal", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                self._wal_reserved = max(size, self._wal_end + WAL_RESERVE_BYTES)
+                while size < self._wal_reserved:
+                    size += os.pwrite(descriptor, bytes(self._wal_reserved - size), size)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._wal_reserved = 0
+            kind = NoSpaceError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+            raise kind(f"cannot lengthen {self._path.name}-wal: {error.strerror}") from error
+
+    def checkpoint(self, *, truncate: bool = True) -> None:
+        """Move the WAL's pages into the file, durably, and begin the WAL anew.  Call right after a commit.
+
+        Args:
+            truncate: give the WAL's room back; otherwise it is written over.
 
         Raises:
             StorageError: the disk failed.
@@ -203,7 +241,11 @@ class MetadataDatabase:
         with metadata_errors("checkpoint"):
             self.execute("COMMIT")
             try:
-                busy, _, _ = cast("tuple[int, int, int]", self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+                mode = "TRUNCATE" if truncate else "RESTART"
+                busy, _, _ = cast("tuple[int, int, int]", self.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+                self._wal_end = 0
+                if truncate:
+                    self._wal_reserved = 0
             finally:
                 self.begin()
             if busy:

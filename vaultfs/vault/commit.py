@@ -76,6 +76,7 @@ class Committer:
         self._pipeline = pipeline
         self._reclaimer = reclaimer
         self._layout = layout
+        self._stored_counters = (0, 0, 0)
         self._changes_seen = database.changes()
         self.leftover_tokens: list[str] = []
         """Segments that recovery has sealed: their open names go once that is durable."""
@@ -144,6 +145,7 @@ class Committer:
         if records:
             self._chunk_rows.put_intents(records)
         self._commit_rows()
+        self._database.reserve_wal()
         return True
 
     def _commit_rows(self) -> None:
@@ -152,9 +154,11 @@ class Committer:
         try:
             self._files.store_orphans(self._tree_rows)
             self._inodes.flush()
-            self._database.set_setting("next_inode", self._inodes.next_inode)
-            self._database.set_setting("next_chunk", self._chunks.next_chunk)
-            self._database.set_setting("next_cookie", self._tree.next_cookie)
+            counters = (self._inodes.next_inode, self._chunks.next_chunk, self._tree.next_cookie)
+            if counters != self._stored_counters:
+                for name, value in zip(("next_inode", "next_chunk", "next_cookie"), counters, strict=True):
+                    self._database.set_setting(name, value)
+                self._stored_counters = counters
             self._reclaimer.rows_committed()
             self._database.commit()
         except NoSpaceError as error:
@@ -215,7 +219,7 @@ class Committer:
             StorageError: the disk failed; the vault is read-only from now on.
         """
         try:
-            self._database.checkpoint()
+            self._database.checkpoint(truncate=False)
         except NoSpaceError as error:
             log.warning("the metadata's log cannot be emptied yet: %s", error)
         except VaultError as error:

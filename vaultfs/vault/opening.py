@@ -124,7 +124,7 @@ def _create_database(layout: VaultLayout, keyring: Keyring, *, chunk_size: int, 
         )
         database.commit()
         database.sync_wal()
-        database.checkpoint()
+        database.checkpoint(truncate=True)
     finally:
         database.close()
 

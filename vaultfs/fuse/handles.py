@@ -7,6 +7,7 @@ import os
 from collections import deque
 
 from vaultfs.errors import FileSystemError
+from vaultfs.ids import InodeId
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.tree import DirectoryEntry
 
@@ -53,7 +54,7 @@ class Handles:
     def __init__(self) -> None:
         self.newest = 0
         self._handles: dict[int, FileHandle | DirectoryHandle] = {}
-        self.writers = 0
+        self._writers: dict[InodeId, int] = {}
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -63,8 +64,13 @@ class Handles:
         self.newest += 1
         self._handles[self.newest] = handle
         if isinstance(handle, FileHandle) and handle.is_writable:
-            self.writers += 1
+            number = handle.inode.id
+            self._writers[number] = self._writers.get(number, 0) + 1
         return self.newest
+
+    def has_writers(self, inode: InodeId) -> bool:
+        """Whether a file is open for writing."""
+        return inode in self._writers
 
     def file(self, number: int) -> FileHandle:
         """An open file."""
@@ -84,5 +90,9 @@ class Handles:
         """Forget a handle."""
         handle = self._handles.pop(number)
         if isinstance(handle, FileHandle) and handle.is_writable:
-            self.writers -= 1
+            left = self._writers[handle.inode.id] - 1
+            if left:
+                self._writers[handle.inode.id] = left
+            else:
+                del self._writers[handle.inode.id]
         return handle

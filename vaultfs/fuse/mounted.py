@@ -21,6 +21,7 @@ from vaultfs.fuse.daemon import daemonise
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handshake import Negotiated
 from vaultfs.fuse.operations import VaultOperations
+from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.session import MountRequest, Tricks, serve
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
@@ -162,7 +163,8 @@ class _MountedVault:
         """Mount, serve until unmounted, and return; the vault is then still open."""
         mount = self._mount
         self._durability = Durability(self._fs)
-        self._operations = VaultOperations(self._fs, self._durability)
+        read_around = ReadAround(is_on=self._tricks.read_around)
+        self._operations = VaultOperations(self._fs, self._durability, read_around)
         request = MountRequest(
             mount.source,
             mount.mountpoint,
@@ -179,13 +181,16 @@ class _MountedVault:
             if mount.idle_s is not None:
                 nursery.start_soon(self._stop_when_idle, mount.idle_s)
             async with control.listening(mount.mountpoint, self._answer):
-                await serve(
-                    self._operations,
-                    request,
-                    on_ready=self._ready,
-                    on_negotiated=self._negotiated,
-                    stop=self._stop,
-                )
+                try:
+                    await serve(
+                        self._operations,
+                        request,
+                        on_ready=self._ready,
+                        on_negotiated=self._negotiated,
+                        stop=self._stop,
+                    )
+                finally:
+                    read_around.close()
             nursery.cancel_scope.cancel()
 
     def _negotiated(self, negotiated: Negotiated) -> None:

@@ -41,11 +41,12 @@ from pyfuse3 import (
 from vaultfs.errors import VaultError
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handles import DirectoryHandle, FileHandle, Handles
+from vaultfs.fuse.read_around import ReadAround
 from vaultfs.ids import InodeId
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
-from vaultfs.vault.reading import ChunkDamageError
+from vaultfs.vault.reading import ChunkDamageError, ReadPlan
 from vaultfs.vault.tree import FIRST_COOKIE, NAME_MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -98,16 +99,18 @@ class VaultOperations(pyfuse3.Operations):
     Args:
         fs: the vault.
         durability: makes it durable.
+        read_around: fills the kernel's page cache.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = True
     enable_acl = True
 
-    def __init__(self, fs: FileSystem, durability: Durability) -> None:
+    def __init__(self, fs: FileSystem, durability: Durability, read_around: ReadAround) -> None:
         super().__init__()
         self.fs = fs
         self.durability = durability
+        self.read_around = read_around
         self.handles = Handles()
         self.requests = 0
         self._absent = EntryAttributes()
@@ -236,9 +239,16 @@ class VaultOperations(pyfuse3.Operations):
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
         """Change attributes; a change of size waits while a commit is being completed."""
-        if fields.update_size and self.durability.gate is not None:
-            await self.durability.pass_gate()
+        if not fields.update_size:
+            return await self._setattr(inode, attr, fields, ctx)
+        await self._before_writing(InodeId(inode))
         return await self._setattr(inode, attr, fields, ctx)
+
+    async def _before_writing(self, inode: InodeId) -> None:
+        """Wait for what must not be under way while a file is changed."""
+        while self.durability.gate is not None or not self.read_around.is_settled(inode):
+            await self.durability.pass_gate()
+            await self.read_around.settled(inode)
 
     @_changing
     def _setattr(
@@ -309,8 +319,8 @@ class VaultOperations(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
-        if flags & os.O_TRUNC and self.durability.gate is not None:
-            await self.durability.pass_gate()
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            await self._before_writing(InodeId(inode))
         return await self._open(inode, flags, ctx)
 
     @_reading
@@ -327,14 +337,17 @@ class VaultOperations(pyfuse3.Operations):
         fs = self.fs
         self.requests += 1
         try:
-            plan = fs.files.plan_read(self.handles.file(fh).inode, off, size)
+            inode = self.handles.file(fh).inode
+            plan = fs.files.plan_read(inode, off, size)
             if not plan.fill_nowait():
                 fs.segments.lease()
                 try:
                     await trio.to_thread.run_sync(plan.fill)
                 finally:
                     fs.segments.end_lease()
-            plan.keep_opened()
+            if plan.opened:
+                plan.keep_opened()
+                self._offer_around(inode, off, size, plan)
         except ChunkDamageError as damage:
             fs.report_damage(damage)
             raise FUSEError(errno.EIO) from None
@@ -345,6 +358,15 @@ class VaultOperations(pyfuse3.Operations):
             raise FUSEError(fs.committer.fail(error).errno) from None
         # Any buffer will do, and this one need not be copied.
         return plan.result  # type: ignore[return-value]
+
+    def _offer_around(self, inode: Inode, offset: int, size: int, plan: ReadPlan) -> None:
+        if not self.read_around.is_on or inode.dirty or inode.pending or self.handles.has_writers(inode.id):
+            return
+        for place, data in plan.opened:
+            base = place.idx * self.fs.chunk_size
+            start, end = max(offset - base, 0), min(offset + size - base, len(data))
+            if end - start <= len(data) // 2 and base + len(data) <= inode.size:
+                self.read_around.offer(inode.id, base, data, start, end)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write; waits while the sealing thread is behind, a commit is being completed, or the disk is read."""

@@ -44,6 +44,7 @@ class Tricks:
         cache_symlinks: negotiate FUSE_CACHE_SYMLINKS.
         dont_mask: negotiate FUSE_DONT_MASK: the operations apply the umask, as default ACLs demand.
         polling: poll before sleeping.
+        read_around: give the kernel the rest of a chunk that was read in part.
         read_ahead: as root, raise the kernel's read-ahead to READ_AHEAD_KIB.
     """
 
@@ -53,6 +54,7 @@ class Tricks:
     dont_mask: bool = False
     polling: bool = True
     read_ahead: bool = True
+    read_around: bool = True
 
     def overridden(self, environment: Mapping[str, str] = os.environ) -> Tricks:
         """Apply the variable VAULTFS_TRICKS, for example ``-polling,-killpriv_v2`` or ``none,polling``.

@@ -73,7 +73,7 @@ class ReadPlan:
         cache: takes chunks of which only a part was wanted.
     """
 
-    __slots__ = ("_cache", "_chunk_size", "_inode", "_opened", "result", "wanted")
+    __slots__ = ("_cache", "_chunk_size", "_inode", "opened", "result", "wanted")
 
     def __init__(
         self, inode: Inode, chunk_size: int, result: bytearray, wanted: list[Wanted], cache: OpenChunks
@@ -83,7 +83,8 @@ class ReadPlan:
         self.result = result
         self.wanted = wanted
         self._cache = cache
-        self._opened: list[tuple[ChunkId, bytes]] = []
+        self.opened: list[tuple[ChunkPlace, bytes]] = []
+        """Chunks of which a part was wanted."""
 
     def fill_nowait(self) -> bool:
         """Complete the result without waiting for the disk; False if that cannot be done (then call `fill`).
@@ -118,9 +119,8 @@ class ReadPlan:
 
     def keep_opened(self) -> None:
         """Put chunks of which a part was wanted into the cache; in the core only."""
-        for chunk, data in self._opened:
-            self._cache.put(chunk, data)
-        self._opened.clear()
+        for place, data in self.opened:
+            self._cache.put(place.chunk, data)
 
     def _next_run(self) -> list[Wanted]:
         """The first wanted chunks that lie side by side in one segment: one read serves them."""
@@ -154,7 +154,7 @@ class ReadPlan:
                 result[each.target : each.target + length] = data
             else:
                 result[each.target : each.target + length] = data[each.start : each.end]
-                self._opened.append((place.chunk, data))
+                self.opened.append((place, data))
         del self.wanted[: len(run)]
 
     def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamageError:

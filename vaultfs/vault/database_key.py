@@ -34,7 +34,7 @@ def change_key(layout: VaultLayout, keyring: Keyring, database: MetadataDatabase
     Raises:
         NoSpaceError, StorageError, IntegrityError: the database is as before.
     """
-    database.checkpoint()
+    database.checkpoint(truncate=True)
     database.close()
     fsync_directory(layout.root)
     new = layout.root / _NEW_NAME
@@ -58,7 +58,7 @@ def _finish_copy(path: Path, keyring: Keyring) -> None:
         ChunkRows(copy).forget_fingerprints()
         copy.set_setting("key_epoch", keyring.epoch)
         copy.commit()
-        copy.checkpoint()
+        copy.checkpoint(truncate=True)
     finally:
         copy.close()
 

@@ -128,18 +128,22 @@ class VaultOperations(pyfuse3.Operations):
         entry = EntryAttributes()
         entry.st_ino = InodeT(inode.id)
         entry.st_mode = ModeT(inode.mode)
-        entry.st_nlink = inode.nlink
-        entry.st_uid = inode.uid
-        entry.st_gid = inode.gid
-        entry.st_rdev = inode.rdev
+        # Only what differs from pyfuse3's defaults: a listing fills in thousands of these.
+        if inode.nlink != 1:
+            entry.st_nlink = inode.nlink
+        if inode.uid:
+            entry.st_uid = inode.uid
+        if inode.gid:
+            entry.st_gid = inode.gid
+        if inode.rdev:
+            entry.st_rdev = inode.rdev
         size = inode.size
-        entry.st_size = size
         if size:
+            entry.st_size = size
             entry.st_blocks = -(-self.fs.files.data_on_disk_bytes(inode) // 512)
         entry.st_atime_ns = inode.atime_ns
         entry.st_mtime_ns = inode.mtime_ns
         entry.st_ctime_ns = inode.ctime_ns
-        entry.st_blksize = 4096
         entry.entry_timeout = entry.attr_timeout = CACHE_S
         return entry
 

@@ -25,6 +25,7 @@ from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.session import MountRequest, Tricks, serve
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
+from vaultfs.vault.transfer_staging import sweep_unfinished
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshots import creating, deleting, list_snapshots
 
@@ -124,6 +125,8 @@ def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
     tricks = Tricks(dont_mask=True).overridden()
     fs = _open(mount)
     try:
+        if not fs.is_read_only:
+            sweep_unfinished(fs)
         trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
     finally:
         fs.close()

@@ -7,6 +7,7 @@ into ``/lost+found``.  The copy shares its chunks with the file and costs no spa
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Iterable
@@ -28,9 +29,10 @@ LOST_AND_FOUND: Final = b"lost+found"
 
 
 def new_inode_row(number: InodeId, mode: int, *, nlink: int, size: int = 0, parent: InodeId | None = None) -> InodeRow:
-    """The row of an inode of which only the number is known: it belongs to root, and to nobody else."""
+    """The row of an inode of which only the number is known: it belongs to who runs the repair."""
     now_ns = time.time_ns()
-    return InodeRow(number, mode, 0, 0, nlink, size, 0, now_ns, now_ns, now_ns, 0, None, parent or InodeId(0))
+    uid, gid = os.getuid(), os.getgid()
+    return InodeRow(number, mode, uid, gid, nlink, size, 0, now_ns, now_ns, now_ns, 0, None, parent or InodeId(0))
 
 
 class Examination:
@@ -178,3 +180,13 @@ class Examination:
         self.tree.set_chunk_count(number, extents)
         name = self.add_name(self.lost_and_found(), b"%d%s" % (inode, suffix), number)
         return f"/{LOST_AND_FOUND.decode()}/{name.decode()}"
+
+    def newer_copy(self, inode: InodeId, end: int) -> InodeId:
+        """Put a copy of a file, of ``end`` bytes at least, into lost+found for newer data; return its number."""
+        row = self.tree_rows.inode(inode)
+        size = end if row is None else max(row.size, end)
+        number = self.new_inode()
+        self.data.copy_extents(inode, number)
+        self.tree.copy_inode(inode, number, size)
+        self.add_name(self.lost_and_found(), b"%d.newer" % inode, number)
+        return number

@@ -87,7 +87,7 @@ class _Table:
 
 
 def salvage(source: MetadataDatabase, target: MetadataDatabase) -> dict[str, Salvaged] | None:
-    """Copy everything that can be read; None, and nothing is copied, if that includes no file.
+    """Copy everything that can be read; None, and nothing is copied, if that includes neither files nor names.
 
     Args:
         source: open; need not be sound.
@@ -105,7 +105,8 @@ def salvage(source: MetadataDatabase, target: MetadataDatabase) -> dict[str, Sal
     for name in _KEYS:
         is_complete = _Table(source, target, name).copy()
         result[name] = Salvaged(target.scalar(f"SELECT count(*) FROM {name}"), is_complete)  # noqa: S608
-    if not result["inode"].rows:
+    is_of_use = bool(result["inode"].rows or result["entry"].rows)
+    if not is_of_use:
         target.execute("ROLLBACK TO salvage")
     target.execute("RELEASE salvage")
-    return result if result["inode"].rows else None
+    return result if is_of_use else None

@@ -16,7 +16,14 @@ from vaultfs.metadata.check_chunk_rows import LOST_SEGMENT
 from vaultfs.metadata.chunk_rows import ChunkRow, Reclaimable, SegmentRow
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_report import MOST_FINDINGS_OF_A_KIND, ByteRange
-from vaultfs.vault.fsck_segments import SegmentProblem, check_segments, every_segment, give_up_segments, settle_segments
+from vaultfs.vault.fsck_segments import (
+    SegmentProblem,
+    add_found_segment,
+    check_segments,
+    every_segment,
+    give_up_segments,
+    settle_segments,
+)
 from vaultfs.vault.scrub import (
     BadChunk,
     DamagedRange,
@@ -156,7 +163,7 @@ def _found_in(ex: Examination, name: SegmentName, wanted: set[ChunkId]) -> list[
         for entry in entries:
             if entry.chunk_id in wanted and chunk_opens(entry, segment):
                 if number is None:
-                    number = ex.data.add_segment(name[:32], name, header.epoch, header.salt, indexed.size)
+                    number = add_found_segment(ex, name, header, indexed.size)
                 ex.data.place(entry.chunk_id, number, entry.offset, entry.stored, entry.length)
                 wanted.discard(entry.chunk_id)
                 found.append(entry.chunk_id)

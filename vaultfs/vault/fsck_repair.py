@@ -153,7 +153,8 @@ class Examination:
     def make_directory(self, number: InodeId) -> None:
         """Make the row of a directory that is missing; it still needs a name."""
         self.touched.add(number)
-        self.tree_rows.put_inodes([new_inode_row(number, stat.S_IFDIR | 0o700, nlink=2)])
+        parent = ROOT_INODE if number == ROOT_INODE else None
+        self.tree_rows.put_inodes([new_inode_row(number, stat.S_IFDIR | 0o700, nlink=2, parent=parent)])
 
     def make_file(self, number: InodeId) -> None:
         """Make the row of a file that is missing, as long as its data; it still needs a name."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vaultfs.errors import IntegrityError, StorageError, VaultError
-from vaultfs.ids import ChunkId, KeyEpoch, SegmentName
+from vaultfs.ids import ChunkId, KeyEpoch, SegmentId, SegmentName
 from vaultfs.metadata.chunk_rows import SegmentRow
 from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.layout import VaultLayout
@@ -238,6 +238,14 @@ def settle_segments(ex: Examination, problems: list[SegmentProblem]) -> None:
         ex.data.accept_segment(row.id, path.stat().st_size if row.name is not None else 0)
         if problem.code == "segment-header":
             _write(path, SegmentHeader(ex.inspection.keyring.vault_id, KeyEpoch(row.epoch), row.salt).encode())
+
+
+def add_found_segment(ex: Examination, name: SegmentName, header: SegmentHeader, size: int) -> SegmentId:
+    """Add the row of a sealed segment that was found on the disk; ``size`` in bytes."""
+    number = ex.data.add_segment(name[:32], name, header.epoch, header.salt, size)
+    if hash_file(ex.inspection.layout.sealed_path(name)) != name:
+        ex.data.accept_segment(number, size)  # holes were punched, or it is damaged; each chunk says for itself
+    return number
 
 
 def every_segment(ex: Examination) -> list[SegmentName]:

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, Self
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.errors import IntegrityError, StorageError, VaultError
-from vaultfs.ids import InodeId, SegmentName
+from vaultfs.ids import ROOT_INODE, InodeId, SegmentName
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
@@ -36,7 +36,7 @@ from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.segment_format import IndexEntry, SegmentHeader
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_report import Finding, FsckReport
-from vaultfs.vault.fsck_segments import move_aside
+from vaultfs.vault.fsck_segments import add_found_segment, move_aside
 from vaultfs.vault.fsck_tree import settle_tree
 from vaultfs.vault.inspection import Inspection
 from vaultfs.vault.opening import DEFAULT_CHUNK_BYTES, LARGEST_CHUNK_BYTES, SMALLEST_CHUNK_BYTES, open_database
@@ -129,8 +129,13 @@ def _fill(inspection: Inspection, report: FsckReport, database: MetadataDatabase
     ex.chunk_size = database.setting("chunk_size")
     ex.begin_numbers(FIRST_COOKIE)
     if not base.has_all:
+        if ex.tree.root_kind() is None:
+            ex.make_directory(ROOT_INODE)
         with _Sources(ex, names) as sources:
-            _fill_in(ex, base, described, sources)
+            count = _fill_in(ex, base, described, sources)
+        if count:
+            base = base._replace(text=f"{base.text}; {count} files without a name are in /lost+found")
+        ex.begin_numbers(FIRST_COOKIE)
     ex.end_numbers()
     newest = max(ex.data.largest_chunk(), described.largest_chunk())
     database.set_setting("next_chunk", newest + 1 + unreadable * _CHUNKS_PER_UNKNOWN_SEGMENT)
@@ -303,16 +308,16 @@ class _Sources:
             name = self._names[chunk.segment]
             if name not in self._rows:
                 header, segment = self._get(chunk.segment)
-                size = segment.reader.size_bytes()
-                self._rows[name] = ex.data.add_segment(name[:32], name, header.epoch, header.salt, size)
+                self._rows[name] = add_found_segment(ex, name, header, segment.reader.size_bytes())
             born = ex.database.setting("snapshot_seq") + 1
             place = (self._rows[name], chunk.offset, chunk.stored, chunk.length)
             ex.chunk_rows.insert_chunk(ChunkRow(chunk.chunk, *place, 1, born, None, None))
         ex.chunk_rows.put_extent(inode, chunk.idx, chunk.chunk)
 
 
-def _fill_in(ex: Examination, base: _Base, described: RebuildRows, sources: _Sources) -> None:
-    """Give files the data that the segments know of and the base does not."""
+def _fill_in(ex: Examination, base: _Base, described: RebuildRows, sources: _Sources) -> int:
+    """Give files the data that the segments know of and the base does not; return how many files came from nowhere."""
+    count = 0
     incomplete = described.incomplete_inodes()
     for inode, group in groupby(described.newest(base.first_chunk), key=lambda each: each.inode):
         is_known = ex.tree_rows.inode(inode) is not None
@@ -326,6 +331,12 @@ def _fill_in(ex: Examination, base: _Base, described: RebuildRows, sources: _Sou
         for chunk in chunks:
             if base.is_snapshot or ex.chunk_rows.extent(target, chunk.idx) is None:
                 sources.put(target, chunk)
+        if chunks and not is_known:
+            ex.make_file(inode)
+            if not ex.tree.entries_of(inode):
+                ex.keep(inode)
+                count += 1
     ex.data.count_references()
     ex.data.count_live_bytes()
     settle_tree(ex)
+    return count

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from vaultfs.errors import NoSpaceError, VaultError
+from vaultfs.fuse.allocator import give_back_memory
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.snapshots import Step, Steps, Want
@@ -222,6 +223,7 @@ class Durability:
         """
         while True:
             await trio.sleep(interval_s)
+            give_back_memory()
             if self._fs.committer.is_clean or self._fs.committer.failure is not None:
                 continue
             try:

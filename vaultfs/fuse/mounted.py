@@ -22,12 +22,13 @@ from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handshake import Negotiated
 from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
+from vaultfs.fuse.scrubbing import scrub_some
 from vaultfs.fuse.session import MountRequest, Tricks, serve
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
-from vaultfs.vault.transfer_staging import sweep_unfinished
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshots import creating, deleting, list_snapshots
+from vaultfs.vault.transfer_staging import sweep_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,8 @@ class _MountedVault:
             if not self._mount.read_only:
                 await self._durability.commit()
             return {}
+        if verb == "scrub":
+            return await scrub_some(self._fs, arguments)
         if verb.startswith("snapshot-"):
             return await self._answer_snapshot(verb, arguments)
         raise UsageError(f"the daemon knows no verb {verb!r}")

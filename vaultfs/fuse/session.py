@@ -32,6 +32,7 @@ TRICKS_VARIABLE: Final = "VAULTFS_TRICKS"
 READ_AHEAD_KIB: Final = 1024
 GRACE_S: Final = 5.0
 _RETRY_S: Final = 0.1
+MOST_WORKERS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class _Session:
                 helpers.start_soon(self._unmount_at_stop, stop)
                 with trio.CancelScope(shield=True):  # the workers are needed until the kernel has unmounted
                     try:
-                        await pyfuse3.main()
+                        await pyfuse3.main(max_tasks=MOST_WORKERS)
                     finally:
                         self._is_over.set()
                 helpers.cancel_scope.cancel()

@@ -28,7 +28,7 @@ from vaultfs.vault.write_log import WriteLog
 
 log = logging.getLogger(__name__)
 
-DIRTY_LIMIT_BYTES: Final = 32 << 20
+DIRTY_LIMIT_BYTES: Final = 24 << 20
 DEDUP_MIN_BYTES: Final = 32 << 10
 """Smaller chunks are not worth an index entry (about 50 bytes) and a look into it."""
 MAX_FILE_BYTES: Final = 8 << 40

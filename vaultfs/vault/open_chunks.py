@@ -9,7 +9,7 @@ from typing import Final
 
 from vaultfs.ids import ChunkId
 
-CACHE_BYTES: Final = 16 << 20
+CACHE_BYTES: Final = 8 << 20
 
 
 class OpenChunks:

@@ -46,6 +46,8 @@ BATCH_JOBS: Final = 256
 BACKLOG_LIMIT_BYTES: Final = 16 << 20
 """Plaintext that may wait for the thread; then the writer waits."""
 
+KEPT_BUFFERS: Final = 4
+
 _Task = Callable[[], None]
 
 
@@ -371,7 +373,8 @@ class SealingPipeline:
             self._guarded(lambda: self._append(batch))
         self._finished_jobs += len(batch.jobs)
         self._finished_bytes += batch.plaintext_bytes
-        self._free_buffers.append(batch.buffer)
+        if len(self._free_buffers) < KEPT_BUFFERS:
+            self._free_buffers.append(batch.buffer)
         self._room.set()
 
     def _append(self, batch: _Batch) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 import trio
 
 from vaultfs.errors import NoSpaceError, VaultError
 from vaultfs.fuse.allocator import give_back_memory
+from vaultfs.fuse.handles import Handles
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.snapshots import Step, Steps, Want
@@ -216,14 +218,27 @@ class Durability:
 
     # --- in the background
 
-    async def commit_regularly(self, interval_s: float) -> None:
+    async def commit_regularly(self, interval_s: float, collect_pages: Callable[[], None], handles: Handles) -> None:
         """Commit every ``interval_s`` seconds if there is something to commit.  Runs until cancelled.
+
+        What programs wrote may still be in the kernel's page cache, where it would stay for up to 30 s; so as long as a
+        file is open for writing, the kernel is asked for it first.
+
+        Args:
+            interval_s: seconds.
+            collect_pages: makes the kernel write its dirty pages to us; called in a thread.
+            handles: tell whether any file is open for writing.
 
         A full disk is logged and tried again; programs learn of it by their own fsync and write.
         """
         while True:
             await trio.sleep(interval_s)
             give_back_memory()
+            if handles.writers and self._fs.committer.failure is None:
+                try:
+                    await trio.to_thread.run_sync(collect_pages)
+                except OSError as error:
+                    log.warning("the kernel cannot write its dirty pages: %s", error)
             if self._fs.committer.is_clean or self._fs.committer.failure is not None:
                 continue
             try:

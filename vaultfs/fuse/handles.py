@@ -68,6 +68,11 @@ class Handles:
             self._writers[number] = self._writers.get(number, 0) + 1
         return self.newest
 
+    @property
+    def writers(self) -> int:
+        """How many files are open for writing."""
+        return len(self._writers)
+
     def has_writers(self, inode: InodeId) -> bool:
         """Whether a file is open for writing."""
         return inode in self._writers

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,7 +180,12 @@ class _MountedVault:
         )
         async with trio.open_nursery() as nursery:
             if not mount.read_only:
-                nursery.start_soon(self._durability.commit_regularly, mount.commit_interval_s)
+                nursery.start_soon(
+                    self._durability.commit_regularly,
+                    mount.commit_interval_s,
+                    partial(kernel_mount.sync_filesystem, mount.mountpoint),
+                    self._operations.handles,
+                )
                 nursery.start_soon(self._durability.sweep_when_idle, self._operations)
                 nursery.start_soon(BackgroundCompaction(self._fs, self._durability, self._operations).run)
             if mount.idle_s is not None:

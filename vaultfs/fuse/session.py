@@ -45,6 +45,8 @@ class Tricks:
         cache_symlinks: negotiate FUSE_CACHE_SYMLINKS.
         dont_mask: negotiate FUSE_DONT_MASK: the operations apply the umask, as default ACLs demand.
         polling: poll before sleeping.
+        dirty_pages: as root, let the kernel collect as many dirty pages as for other filesystems.  Otherwise it stops
+            writers of FUSE at 1 % of the memory, and random writes reach the vault in several passes.
         read_around: give the kernel the rest of a chunk that was read in part.
         read_ahead: as root, raise the kernel's read-ahead to READ_AHEAD_KIB.
     """
@@ -56,6 +58,7 @@ class Tricks:
     polling: bool = True
     read_ahead: bool = True
     read_around: bool = True
+    dirty_pages: bool = True
 
     def overridden(self, environment: Mapping[str, str] = os.environ) -> Tricks:
         """Apply the variable VAULTFS_TRICKS, for example ``-polling,-killpriv_v2`` or ``none,polling``.
@@ -211,8 +214,14 @@ class _Session:
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:
         self._device_number = await trio.to_thread.run_sync(_probe, self._mount.mountpoint, abandon_on_cancel=True)
-        if self._mount.tricks.read_ahead and os.geteuid() == 0:
-            await trio.to_thread.run_sync(_raise_read_ahead, self._device_number)
+        if os.geteuid() == 0:
+            settings: dict[str, int] = {}
+            if self._mount.tricks.read_ahead:
+                settings["read_ahead_kb"] = READ_AHEAD_KIB
+            if self._mount.tricks.dirty_pages:
+                settings["strict_limit"] = 0
+                settings["max_ratio"] = 100
+            await trio.to_thread.run_sync(_tune, self._device_number, settings)
         on_ready()
 
     async def _watch_signals(self, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
@@ -298,9 +307,11 @@ def _probe(mountpoint: Path) -> int:
     return mountpoint.stat().st_dev
 
 
-def _raise_read_ahead(device_number: int) -> None:
-    setting = Path(f"/sys/class/bdi/{os.major(device_number)}:{os.minor(device_number)}/read_ahead_kb")
-    try:
-        setting.write_text(f"{READ_AHEAD_KIB}\n", encoding="ascii")
-    except OSError as error:  # sysfs is read-only in many containers; reading works all the same, in smaller pieces
-        log.info("read-ahead stays as it is: %s", error)
+def _tune(device_number: int, settings: Mapping[str, int]) -> None:
+    """Change how the kernel treats the mount's pages (Documentation/ABI/testing/sysfs-class-bdi)."""
+    directory = Path(f"/sys/class/bdi/{os.major(device_number)}:{os.minor(device_number)}")
+    for name, value in settings.items():
+        try:
+            (directory / name).write_text(f"{value}\n", encoding="ascii")
+        except OSError as error:  # read-only in many containers, or an older kernel; everything works, only slower
+            log.info("%s stays as it is: %s", name, error)

@@ -196,6 +196,16 @@ class Vault:
         with self.filesystem.changing():
             self.filesystem.make(chain[-1].id, name, stat.S_IFDIR | mode, self._uid, self._gid)
 
+    def makedirs(self, path: VaultPath, mode: int = 0o755) -> None:
+        """Make a directory and those above it that are missing; an existing one is fine."""
+        parts = self._parts(path)
+        for count in range(1, len(parts) + 1):
+            try:
+                self.mkdir(b"/".join(parts[:count]), mode)
+            except FileSystemError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+
     def mknod(self, path: VaultPath, mode: int, rdev: int = 0) -> None:
         """Make a FIFO, socket or device node (or an empty file), as the type in ``mode`` says."""
         chain, name = self._place(path)

@@ -251,6 +251,10 @@ class CheckChunkRows:
             "int", self._database.scalar("SELECT coalesce(sum(stored), 0) FROM chunk WHERE segment<>?", (LOST_SEGMENT,))
         )
 
+    def next_segment(self, after: int) -> SegmentId | None:
+        """The segment with the next higher number."""
+        return cast("SegmentId | None", self._database.scalar("SELECT min(id) FROM segment WHERE id>?", (after,)))
+
     def add_segment(self, token: str, name: str, epoch: int, salt: bytes, size: int) -> SegmentId:
         """Add a sealed segment, and return its number; ``size`` in bytes."""
         return cast(

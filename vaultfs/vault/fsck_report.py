@@ -99,6 +99,16 @@ class FsckReport:
         return not self._problems
 
     @property
+    def unrepaired(self) -> int:
+        """Problems that are still there."""
+        return self._unrepaired
+
+    @property
+    def losses(self) -> int:
+        """Problems with which something is gone for good."""
+        return self._lost
+
+    @property
     def exit_code(self) -> ExitCode:
         """0: clean, or all put right; 3: put right in part, or with a loss; 15: damage found and not repaired."""
         if self.is_clean:

@@ -27,6 +27,9 @@ _Database: Final = database_failures()
 FAST_SYNC_NS: Final = 1_000_000
 """A sync of the log that took less last time is done in the event loop."""
 SWEEP_PAUSE_S: Final = 0.001
+SWEPT_EXTENTS: Final = 128
+"""About 3 ms."""
+TIDY_STEPS: Final = 64
 IDLE_SWEEP_S: Final = 0.25
 
 
@@ -239,6 +242,11 @@ class Durability:
                     await trio.to_thread.run_sync(collect_pages)
                 except OSError as error:
                     log.warning("the kernel cannot write its dirty pages: %s", error)
+            # Somebody may want something all the time; then this is when deleted files are released.
+            for _ in range(TIDY_STEPS):
+                if not self._tidy():
+                    break
+                await trio.sleep(SWEEP_PAUSE_S)
             if self._fs.committer.is_clean or self._fs.committer.failure is not None:
                 continue
             try:
@@ -253,10 +261,17 @@ class Durability:
         while True:
             before = counter.requests
             await trio.sleep(IDLE_SWEEP_S)
-            while self._fs.files.ended and counter.requests == before and not self._is_committing:
-                try:
-                    self._fs.files.sweep()
-                except (VaultError, _Database) as error:
-                    self._fs.committer.fail(error)
-                    return
+            while counter.requests == before and not self._is_committing and self._tidy():
                 await trio.sleep(SWEEP_PAUSE_S)
+
+    def _tidy(self) -> bool:
+        """Release some of what deleted files had; return whether there is more to do."""
+        fs = self._fs
+        if fs.committer.failure is not None:
+            return False
+        try:
+            is_swept = not fs.files.sweep(SWEPT_EXTENTS)
+            return fs.committer.reclaim_step() or not is_swept
+        except (VaultError, _Database) as error:
+            fs.committer.fail(error)
+            return False

@@ -64,6 +64,8 @@ class Reclaimable(NamedTuple):
     segment: SegmentId
     offset: int
     length: int
+    live: int
+    """Bytes in use in the whole segment."""
 
 
 class ChunkRows:
@@ -249,7 +251,7 @@ class ChunkRows:
             map(
                 Reclaimable._make,
                 self._execute(
-                    "SELECT r.segment, r.offset, r.length FROM reclaim r JOIN segment s ON s.id=r.segment "
+                    "SELECT r.segment, r.offset, r.length, s.live FROM reclaim r JOIN segment s ON s.id=r.segment "
                     "WHERE s.name IS NOT NULL LIMIT ?",
                     (limit,),
                 ),

@@ -129,6 +129,7 @@ class Committer:
         """
         if self._files.write_log.clear():
             self._chunk_rows.clear_intents()
+        self._reclaimer.note()
         self._commit_rows()
 
     def try_log(self) -> bool:
@@ -159,7 +160,6 @@ class Committer:
                 for name, value in zip(("next_inode", "next_chunk", "next_cookie"), counters, strict=True):
                     self._database.set_setting(name, value)
                 self._stored_counters = counters
-            self._reclaimer.rows_committed()
             self._database.commit()
         except NoSpaceError as error:
             if not self._database.is_intact:
@@ -189,10 +189,10 @@ class Committer:
             raise self.fail(error) from error
 
     def clean_up(self) -> None:
-        """Step 5: what was durable to be unneeded at step 4 is given back.
+        """Step 5, the part that is quick; `reclaim_step` does the rest, some time.
 
         Raises:
-            StorageError: the checkpoint failed.
+            StorageError: an open name cannot be deleted.
         """
         for segment in self._chunks.to_discard:
             segment.writer.discard_open_name()
@@ -201,7 +201,14 @@ class Committer:
         for token in self.leftover_tokens:
             discard_open_name(self._layout, token)
         self.leftover_tokens.clear()
-        self._reclaimer.reclaim_committed()
+        self._reclaimer.made_durable()
+
+    def reclaim_step(self) -> bool:
+        """Give a little room back that the durable state does not need; return whether there is more to do."""
+        if self.failure is not None or not self._reclaimer.has_work:
+            return False
+        self._reclaimer.step()
+        return self._reclaimer.has_work
 
     def checkpoint_if_large(self) -> None:
         """Empty the WAL if it has grown; nothing else may be between two steps.
@@ -252,6 +259,8 @@ class Committer:
         self.finish()
         self.sync_wal()
         self.clean_up()
+        while self.reclaim_step():
+            pass
         self.checkpoint_if_large()
 
     def fsync(self) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 4096
 RANGES_AT_ONCE: Final = 4096
+RANGES_IN_A_STEP: Final = 128
+"""About 5 ms."""
 
 
 class Reclaimer:
@@ -38,21 +40,30 @@ class Reclaimer:
         self._rows = rows
         self._layout = layout
         self._segments = segments
-        self._committed: list[Reclaimable] = []
+        self._noted: list[Reclaimable] = []
+        self._free_now: list[Reclaimable] = []
 
-    def rows_committed(self) -> None:
-        """Note, right before a COMMIT, which ranges it will make free."""
-        if not self._committed:
-            self._committed = self._rows.reclaimable(RANGES_AT_ONCE)
+    def note(self) -> None:
+        """Note, right before a COMMIT, which ranges it will make free, unless enough are known."""
+        if not self._noted and not self._free_now:
+            self._noted = self._rows.reclaimable(RANGES_AT_ONCE)
 
-    def reclaim_committed(self) -> None:
-        """Free what was noted before the last COMMIT; that must be durable now."""
-        if self._segments.is_leased:
-            return  # a thread may be reading just there; the next commit comes soon
-        ranges, self._committed = self._committed, []
+    def made_durable(self) -> None:
+        """The COMMIT after `note` is durable: what was noted is free for good, whatever happens next."""
+        self._free_now += self._noted
+        self._noted.clear()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something; not while a thread reads, as it may be reading just there."""
+        return bool(self._free_now) and not self._segments.is_leased
+
+    def step(self, ranges: int = RANGES_IN_A_STEP) -> None:
+        """Give the room of some free ranges back; the rows go with the next commit."""
         by_segment: dict[SegmentId, list[Reclaimable]] = {}
-        for each in ranges:
+        for each in self._free_now[:ranges]:
             by_segment.setdefault(each.segment, []).append(each)
+        del self._free_now[:ranges]
         for number, parts in by_segment.items():
             row = self._rows.segment(number)
             if row is None or row.name is None:
@@ -66,7 +77,8 @@ class Reclaimer:
     def _free(self, row: SegmentRow, parts: list[Reclaimable]) -> None:
         assert row.name is not None
         path = self._layout.sealed_path(SegmentName(row.name))
-        if row.live == 0:
+        # As it was at the commit: nothing is added to a sealed segment, so what was empty then stays empty.
+        if parts[0].live == 0:
             self._segments.forget(row.id)
             with storage_errors(f"cannot delete {path}"), contextlib.suppress(FileNotFoundError):
                 path.unlink()

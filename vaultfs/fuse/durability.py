@@ -261,7 +261,9 @@ class Durability:
         while True:
             before = counter.requests
             await trio.sleep(IDLE_SWEEP_S)
-            while counter.requests == before and not self._is_committing and self._tidy():
+            for _ in range(TIDY_STEPS):
+                if counter.requests != before or self._is_committing or not self._tidy():
+                    break
                 await trio.sleep(SWEEP_PAUSE_S)
 
     def _tidy(self) -> bool:

@@ -9,12 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from vaultfs.crypto.kdf import KdfParameters
-from vaultfs.crypto.slots import Secret
-
 import vaultfs
 from benchmark.inputs import FILES_PER_DIRECTORY, directory_name
 from benchmark.systems import PASSWORD
+from vaultfs.crypto.kdf import KdfParameters
+from vaultfs.crypto.slots import Secret
 
 
 def populate(path: Path, count: int) -> float:

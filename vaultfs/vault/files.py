@@ -281,7 +281,11 @@ class Files:
         job = SealJob(self._chunks.new_id(), data, known, inode=inode, index=index)
         inode.own_pending()[index] = job
         self._pending_count += 1
-        self._pipeline.submit(job)
+        try:
+            self._pipeline.submit(job)
+        except BaseException:
+            self._take_back(job)
+            raise
         self.collect()
 
     def _drop_extent(self, inode: Inode, index: int) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from vaultfs.cli.opened import reading, vault_path
+from vaultfs.cli.output import write_all
 from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.errors import FileSystemError, UsageError
 from vaultfs.ids import InodeId
@@ -34,7 +35,7 @@ def run(vault: Path, /, *paths: str, secret: SecretOption | None = None) -> int:
     with reading(vault, secret, "cat") as opened:
         for path, inode in [(path, _file(opened, path)) for path in wanted]:
             for _, data in read_pieces(opened.filesystem, inode, 0, inode.size, path):
-                output.write(data)
+                write_all(output, data)
     output.flush()
     return 0
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 
 def emit_json(value: Any) -> None:
@@ -41,8 +41,20 @@ def _write(stream: TextIO, text: str) -> None:
         stream.write(text)
         return
     stream.flush()
-    binary.write(text.encode(errors="surrogateescape"))
+    write_all(binary, text.encode(errors="surrogateescape"))
     stream.flush()
+
+
+def write_all(binary: BinaryIO, data: bytes | bytearray) -> None:
+    """Write bytes to a standard stream, which is unbuffered under PYTHONUNBUFFERED and then may take only a part.
+
+    Args:
+        binary: as ``sys.stdout.buffer``.
+        data: all of it is written.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[binary.write(view) :]
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,226 @@
+"""One vault is made for all tests of this package; each test gets a copy of it, and a state directory of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import vaultfs
+from vaultfs.cli.main import main
+from vaultfs.cli.verbs import VERBS
+from vaultfs.ids import InodeId
+
+REPOSITORY = Path(__file__).parents[2]
+PASSWORD = "correct horse battery staple"
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The one line on standard error."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, f"not one line: {self.err!r}"
+        assert lines[0].startswith("vaultfs: ")
+        return lines[0]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty vault with the cheapest key derivation."""
+    base = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(base / "state"))
+        vaultfs.create_vault(base / "vault", vaultfs.Secret.password(PASSWORD), kdf=vaultfs.KdfParameters.weakest())
+    return base / "vault"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_unlocking() -> Iterator[None]:
+    """Each secret is stretched once per salt: a key derivation takes longer than most tests."""
+    known: dict[tuple[object, bytes, bytes], bytes] = {}
+    real = vaultfs.KdfParameters.derive
+
+    def derive(self: vaultfs.KdfParameters, secret: bytes, salt: bytes) -> bytes:
+        key = (self, bytes(secret), bytes(salt))
+        if key not in known:
+            known[key] = real(self, secret, salt)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vaultfs.KdfParameters, "derive", derive)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Witnesses of one test's copy of the vault say nothing about another's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("VAULTFS_PASSWORD", "CREDENTIALS_DIRECTORY", "VAULTFS_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def vault(template: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "vault"
+    shutil.copytree(template, copy)
+    return copy
+
+
+@pytest.fixture
+def passfile(tmp_path: Path) -> Path:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n", encoding="ascii")
+    file.chmod(0o600)
+    return file
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(capsysbinary: pytest.CaptureFixture[bytes], passfile: Path) -> Run:
+    """Call ``main`` in this process, with the password unless ``bare`` is given."""
+
+    def call(verb: str, *words: str | Path, bare: bool = False) -> Said:
+        capsysbinary.readouterr()
+        secret = [] if bare else ["--passfile", str(passfile)]
+        code = main([verb, *secret, *map(str, words)])
+        out, err = capsysbinary.readouterr()
+        return Said(code, out, err.decode(errors="surrogateescape"))
+
+    return call
+
+
+Command = Callable[..., list[str]]
+
+
+def command(*words: str | Path) -> list[str]:
+    """The command line of a real process."""
+    return [sys.executable, "-m", "vaultfs.cli", *map(str, words)]
+
+
+def process(*words: str | Path, **options: object) -> Said:
+    """Run a real process, without a terminal."""
+    settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **options}
+    done = subprocess.run(command(*words), capture_output=True, check=False, timeout=120, **settings)  # type: ignore[call-overload]
+    return Said(done.returncode, done.stdout, done.stderr.decode(errors="surrogateescape"))
+
+
+def as_ordinary_user(*words: str | Path) -> int:
+    """Run a command in a child of this process as an ordinary user, and return its exit code.
+
+    Not a new process: such a user may not be able to read the Python that runs the tests.
+    """
+    for verb in VERBS:
+        importlib.import_module(f"vaultfs.cli.{verb}")
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 255
+    try:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        code = main([str(word) for word in words])
+    finally:
+        os._exit(code)
+
+
+def give_to_ordinary_user(tmp_path: Path, *but: Path) -> None:
+    """Let the ordinary user have a test's directory, and reach it."""
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        if path not in but:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+        if parent.name.startswith("pytest-of-"):
+            break
+
+
+def opened(vault: Path) -> vaultfs.Vault:
+    return vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD))
+
+
+def listing(vault: Path) -> list[bytes]:
+    """The root directory, the hidden one included, as it is before anything is swept."""
+    with vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD), read_only=True) as found:
+        return sorted(found.listdir("/"))
+
+
+def write_file(vault: Path, path: str, data: bytes) -> None:
+    with opened(vault) as found, found.open(path, "wb") as file:
+        file.write(data)
+
+
+def read_file(vault: Path, path: str) -> bytes:
+    with (
+        vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD), read_only=True) as found,
+        found.open(path) as file,
+    ):
+        return file.read()
+
+
+def digest(directory: Path) -> str:
+    """A hash over every name, mode and byte below a directory; the lock tells who came last and is left out."""
+    total = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        total.update(f"{path.relative_to(directory)} {status.st_mode} ".encode(errors="surrogateescape"))
+        if path.is_file() and not path.is_symlink() and path.name != "lock":
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def damage(vault: Path, path: str, offset: int) -> None:
+    """Flip a bit of the sealed chunk that holds a byte of a file."""
+    with vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD), read_only=True) as found:
+        fs = found.filesystem
+        number = vaultfs_inode(found, path)
+        (place,) = fs.chunk_rows.places(number, offset // fs.chunk_size, offset // fs.chunk_size)
+        segment = fs.chunk_rows.segment(place.segment)
+        assert segment is not None
+        assert segment.name is not None
+    file = vault / "segments" / segment.name[:2] / f"{segment.name}.seg"
+    mode = file.stat().st_mode
+    file.chmod(0o600)
+    with file.open("r+b") as stream:
+        stream.seek(place.offset + place.stored // 2)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 1]))
+    file.chmod(mode)
+
+
+def vaultfs_inode(found: vaultfs.Vault, path: str) -> InodeId:
+    return InodeId(found.stat(path).st_ino)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A mount point; what is left mounted on it is unmounted."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("there is no /dev/fuse")
+    where = tmp_path / "folder"
+    where.mkdir()
+    yield where
+    if os.path.ismount(where):
+        process("umount", where)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +40,8 @@ class BlockRecorded:
             self.root.mkdir()
             prepare(self.root)
         copy_sparse(image, self._base)
-        words = map(str, [job.store, self.root, served / "marks", job.workload, job.seed, job.steps])
         with remembering_disk(image, served, log), mounted_ext4(served / "disk", self.root.parent):
-            subprocess.run([sys.executable, "-m", "tests.crash.worker", *words], cwd=REPOSITORY, check=True)
+            subprocess.run(job.command(self.root, served / "marks"), cwd=REPOSITORY, check=True)
             end = log.stat().st_size
         os.truncate(log, end)  # unmounting writes too
         self.records: list[Record] = read_log(log)

@@ -38,6 +38,7 @@ from vaultfs.ids import ROOT_INODE, ChunkId, KeyEpoch, SegmentName
 from vaultfs.metadata.database import MetadataDatabase
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
+from vaultfs.vault.fsck import check
 
 from .power_cut import Inspection
 from .stores import Entry, Tree, differences
@@ -50,7 +51,7 @@ OVERHEAD_BYTES = 28
 def inspect_vault(root: Path) -> Inspection:
     """Open the vault after a crash, go on working, close it, look at everything, and open it once more."""
     use_state_of(root)
-    problems = check_secrecy(root)
+    problems = check_secrecy(root) + check_with_fsck(root)
     before = generation_of(root)
     store = VaultStore(root)
     try:
@@ -58,7 +59,7 @@ def inspect_vault(root: Path) -> Inspection:
         changed = _go_on(store, tree)
     finally:
         store.close()
-    problems += check_secrecy(root)
+    problems += check_secrecy(root) + check_with_fsck(root)
     with UnlockedVault(root) as vault:
         problems += check_tree(vault) + check_chunks(vault) + check_nonces(vault)
     after = generation_of(root)
@@ -76,7 +77,7 @@ def _go_on(store: VaultStore, tree: Tree) -> Tree:
     """Change the beginning of every file, add one, and return what must be there at the next mount."""
     changed = dict(tree)
     for path, entry in tree.items():
-        if entry.kind == "f" and entry.nlink == 1:
+        if entry.kind == "f" and entry.nlink == 1 and not path.startswith("@"):
             store.write(path, 0, b"later")
             changed[path] = entry._replace(data=b"later" + entry.data[5:])
     path = f"{CANARY}-written-after-the-crash"
@@ -116,6 +117,12 @@ class UnlockedVault:
     def segment_files(self) -> Iterator[Path]:
         """Everything that looks like a segment, referred to or not."""
         return self.layout.segments.rglob("*.seg")
+
+
+def check_with_fsck(root: Path) -> list[str]:
+    """Invariant 10: our own fsck finds nothing, neither before the mount that recovers nor after it."""
+    report = check(root / "vault", Secret.password(PASSWORD))
+    return [f"fsck: {finding.message}" for finding in report.findings if finding.severity != "note"]
 
 
 def check_secrecy(root: Path) -> list[str]:
@@ -225,13 +232,14 @@ def check_chunks(vault: UnlockedVault) -> list[str]:
     sizes = {row[0]: (row[1], row[2]) for row in vault.rows("SELECT id, size, chunks FROM inode")}
     extents = vault.rows("SELECT inode, idx, chunk FROM extent")
     chunk_size = vault.database.setting("chunk_size")
-    refs = Counter(chunk for _, _, chunk in extents)
+    pieces = [row[0] for row in vault.rows("SELECT chunk FROM snapshot_piece")]
+    refs = Counter([*pieces, *(chunk for _, _, chunk in extents)])
     opened: dict[int, bytes] = {}
     for chunk, segment, offset, stored, length, row_refs, died in vault.rows(
         "SELECT id, segment, offset, stored, length, refs, died FROM chunk"
     ):
         if row_refs != refs[chunk] or (row_refs and died is not None):
-            problems.append(f"chunk {chunk}: refs {row_refs}, {refs[chunk]} extents, died {died}")
+            problems.append(f"chunk {chunk}: refs {row_refs}, {refs[chunk]} rows that name it, died {died}")
         place = segments.get(segment)
         if place is None or offset < HEADER_BYTES or offset + stored > len(place.data):
             problems.append(f"chunk {chunk} is not in segment {segment}")
@@ -252,7 +260,6 @@ def check_chunks(vault: UnlockedVault) -> list[str]:
     problems += [
         f"inode {n}: chunks {rows}, {counted[n]} extents" for n, (_, rows) in sizes.items() if rows != counted[n]
     ]
-    pieces = [row[0] for row in vault.rows("SELECT chunk FROM snapshot_piece")]
     return problems + [
         f"a snapshot refers to chunk {chunk}, which is not there" for chunk in pieces if chunk not in opened
     ]

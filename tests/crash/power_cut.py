@@ -49,8 +49,10 @@ class Job:
     seed: int
     steps: int
 
-    def __str__(self) -> str:
-        return f"{self.workload}-{self.seed}"
+    def command(self, root: Path, marks: Path) -> list[str]:
+        """The command that runs it; for `REPOSITORY` as the working directory."""
+        words = [self.store, root, marks, self.workload, self.seed, self.steps]
+        return [sys.executable, "-m", "tests.crash.worker", *map(str, words)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,7 @@ class Recorded:
         self.expectation = expectation or Expectation(generate(job.workload, job.seed, job.steps))
         marks = scratch / "marks"
         recorder = Recorder(root, marks)
-        words = [job.store, root, marks, job.workload, job.seed, job.steps]
-        calls = run_traced(
-            [sys.executable, "-m", "tests.crash.worker", *map(str, words)], scratch / "trace", directory=REPOSITORY
-        )
+        calls = run_traced(job.command(root, marks), scratch / "trace", directory=REPOSITORY)
         self.recording: Recording = recorder.follow(calls)
         self.marks: Sequence[Mark] = recorder.marks
 

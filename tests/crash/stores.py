@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 Tree = dict[str, Entry]
-"""Every name below the root, as ``a/b``."""
+"""Every name below the root, as ``a/b``, and every name in a snapshot, as ``@label/a/b``."""
 
 
 def differences(expected: Tree, found: Tree) -> list[str]:
@@ -78,7 +78,10 @@ class Store(Protocol):
     def commit(self) -> None:
         """On return, everything so far survives anything."""
 
-    def snapshot(self) -> None: ...
+    def snapshot(self, label: str) -> None:
+        """As commit; keep what is there now."""
+
+    def drop_snapshot(self, label: str) -> None: ...
     def close(self) -> None:
         """As commit, and end."""
 
@@ -101,6 +104,7 @@ class ModelStore:
 
     def __init__(self) -> None:
         self.root = ModelNode("d")
+        self.snapshots: dict[str, Tree] = {}
 
     def find(self, path: str) -> ModelNode:
         """The node at a path; ENOENT if there is none."""
@@ -166,8 +170,11 @@ class ModelStore:
     def commit(self) -> None:
         pass
 
-    def snapshot(self) -> None:
-        pass
+    def snapshot(self, label: str) -> None:
+        self.snapshots[label] = self._present()
+
+    def drop_snapshot(self, label: str) -> None:
+        del self.snapshots[label]
 
     def close(self) -> None:
         pass
@@ -179,6 +186,13 @@ class ModelStore:
             yield from self.nodes(child, f"{prefix}{name}/")
 
     def tree(self) -> Tree:
+        found = self._present()
+        for label, tree in self.snapshots.items():
+            found[f"@{label}"] = Entry("d", b"", 0, None, ())
+            found.update({f"@{label}/{path}": entry for path, entry in tree.items()})
+        return found
+
+    def _present(self) -> Tree:
         found = list(self.nodes())
         names: dict[int, int] = {}
         for _, node in found:
@@ -211,23 +225,27 @@ class SqliteStore(ModelStore):
         self._database.execute("CREATE TABLE IF NOT EXISTS tree (id INTEGER PRIMARY KEY, text BLOB)")
         row = self._database.execute("SELECT text FROM tree").fetchone()
         nodes: dict[int, ModelNode] = {}
-        for path, number, kind, data, mode, attributes in json.loads(row[0]) if row else []:
-            node = nodes.setdefault(number, ModelNode(kind, bytearray.fromhex(data), {}, mode))
-            node.attributes = {name: bytes.fromhex(value) for name, value in attributes.items()}
+        present, self.snapshots = pickle.loads(row[0]) if row else ([], {})
+        for path, number, kind, data, mode, attributes in present:
+            node = nodes.setdefault(number, ModelNode(kind, data, {}, mode, attributes))
             parent, _, name = path.rpartition("/")
             self.find(parent).entries[name] = node
+        for label, tree in self.snapshots.items():
+            self.snapshots[label] = {path: Entry(*entry) for path, entry in tree.items()}
 
     def commit(self) -> None:
-        rows = [
-            [path, id(node), node.kind, node.data.hex(), node.mode, {k: v.hex() for k, v in node.attributes.items()}]
-            for path, node in self.nodes()
-        ]
-        self._database.execute("INSERT OR REPLACE INTO tree VALUES (1, ?)", (json.dumps(rows).encode(),))
+        present = [(path, id(node), node.kind, node.data, node.mode, node.attributes) for path, node in self.nodes()]
+        snapshots = {
+            label: {path: tuple(entry) for path, entry in tree.items()} for label, tree in self.snapshots.items()
+        }
+        text = pickle.dumps((present, snapshots))
+        self._database.execute("INSERT OR REPLACE INTO tree VALUES (1, ?)", (text,))
 
     def fsync(self, path: str) -> None:
         self.commit()
 
-    def snapshot(self) -> None:
+    def snapshot(self, label: str) -> None:
+        super().snapshot(label)
         self.commit()
 
     def close(self) -> None:

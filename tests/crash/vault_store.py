@@ -35,6 +35,7 @@ class VaultStore:
 
     def __init__(self, root: Path) -> None:
         use_state_of(root)
+        self._root = root
         self.vault: Vault = open_vault(root / "vault", Secret.password(PASSWORD))
         self._held: list[VaultFile] = []
 
@@ -79,8 +80,11 @@ class VaultStore:
     def commit(self) -> None:
         self.vault.commit()
 
-    def snapshot(self) -> None:
-        self.vault.commit()
+    def snapshot(self, label: str) -> None:
+        self.vault.create_snapshot(label)
+
+    def drop_snapshot(self, label: str) -> None:
+        self.vault.delete_snapshot(next(each.seq for each in self.vault.snapshots() if each.label == label))
 
     def close(self) -> None:
         for file in self._held:
@@ -88,28 +92,39 @@ class VaultStore:
         self.vault.close()
 
     def tree(self) -> Tree:
-        found: Tree = {}
-        self._read("", found)
+        found = read_tree(self.vault)
+        for each in self.vault.snapshots():
+            found[f"@{each.label}"] = Entry("d", b"", 0, None, ())
+            with open_vault(self._root / "vault", Secret.password(PASSWORD), snapshot=each.seq) as snapshot:
+                tree = read_tree(snapshot)
+            found.update({f"@{each.label}/{path}": entry for path, entry in tree.items()})
         return found
 
-    def _read(self, directory: str, found: Tree) -> None:
-        for raw, status in self.vault.scan(f"/{directory}"):
-            path = f"{directory}/{os.fsdecode(raw)}".lstrip("/")
-            attributes = tuple(
-                (os.fsdecode(name), self.vault.getxattr(path, name)) for name in sorted(self.vault.listxattr(path))
-            )
-            mode = stat.S_IMODE(status.st_mode)
-            if stat.S_ISDIR(status.st_mode):
-                found[path] = Entry("d", b"", 0, mode, attributes)
-                self._read(path, found)
-            elif stat.S_ISLNK(status.st_mode):
-                found[path] = Entry("l", self.vault.readlink(path), status.st_nlink, mode, attributes)
-            else:
-                found[path] = Entry("f", self._bytes(path, status.st_size), status.st_nlink, mode, attributes)
 
-    def _bytes(self, path: str, size: int) -> bytes:
-        with self.vault.open(path) as file:
-            content = file.readall()
-        if len(content) != size:
-            raise FileSystemError(errno.EIO, f"{path} has {len(content)} bytes and says {size}")
-        return content
+def read_tree(vault: Vault) -> Tree:
+    """Everything in a vault, or in a snapshot."""
+    found: Tree = {}
+    _read(vault, "", found)
+    return found
+
+
+def _read(vault: Vault, directory: str, found: Tree) -> None:
+    for raw, status in vault.scan(f"/{directory}"):
+        path = f"{directory}/{os.fsdecode(raw)}".lstrip("/")
+        attributes = tuple((os.fsdecode(name), vault.getxattr(path, name)) for name in sorted(vault.listxattr(path)))
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISDIR(status.st_mode):
+            found[path] = Entry("d", b"", 0, mode, attributes)
+            _read(vault, path, found)
+        elif stat.S_ISLNK(status.st_mode):
+            found[path] = Entry("l", vault.readlink(path), status.st_nlink, mode, attributes)
+        else:
+            found[path] = Entry("f", _bytes(vault, path, status.st_size), status.st_nlink, mode, attributes)
+
+
+def _bytes(vault: Vault, path: str, size: int) -> bytes:
+    with vault.open(path) as file:
+        content = file.readall()
+    if len(content) != size:
+        raise FileSystemError(errno.EIO, f"{path} has {len(content)} bytes and says {size}")
+    return content

@@ -222,7 +222,10 @@ def _seal(generator: _Generator) -> None:
     elif choice < 0.8:
         generator.add("reopen")
     elif choice < 0.87:
-        generator.add("snapshot")
+        if len(generator.model.snapshots) > 1:
+            generator.add("drop_snapshot", generator.chance.choice(sorted(generator.model.snapshots)))
+        else:
+            generator.add("snapshot", f"{CANARY}-{len(generator.operations)}")
     else:
         generator.add("commit")
 

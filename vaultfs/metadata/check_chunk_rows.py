@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from vaultfs.ids import ChunkId, InodeId, SegmentId
 from vaultfs.metadata.check_rows import Count
-from vaultfs.metadata.chunk_rows import ChunkRow, Reclaimable
+from vaultfs.metadata.chunk_rows import ChunkRow
 from vaultfs.metadata.database import MetadataDatabase
 
 LOST_SEGMENT: Final = SegmentId(0)
@@ -30,6 +30,14 @@ class Overlap(NamedTuple):
     segment: SegmentId
     first: ChunkId
     second: ChunkId
+
+
+class UnneededRange(NamedTuple):
+    """A row of ``reclaim``; offset and length in bytes."""
+
+    segment: SegmentId
+    offset: int
+    length: int
 
 
 class CheckChunkRows:
@@ -271,10 +279,10 @@ class CheckChunkRows:
 
     # --- reclaim, intents, snapshots
 
-    def reclaims(self) -> list[Reclaimable]:
+    def reclaims(self) -> list[UnneededRange]:
         """All ranges to be punched, in order."""
         return list(
-            map(Reclaimable._make, self._rows("SELECT segment, offset, length FROM reclaim ORDER BY segment, offset"))
+            map(UnneededRange._make, self._rows("SELECT segment, offset, length FROM reclaim ORDER BY segment, offset"))
         )
 
     def intent_count(self) -> int:

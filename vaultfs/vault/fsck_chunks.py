@@ -12,8 +12,8 @@ from itertools import groupby
 
 from vaultfs.errors import VaultError
 from vaultfs.ids import ChunkId, InodeId, SegmentName
-from vaultfs.metadata.check_chunk_rows import LOST_SEGMENT
-from vaultfs.metadata.chunk_rows import ChunkRow, Reclaimable, SegmentRow
+from vaultfs.metadata.check_chunk_rows import LOST_SEGMENT, UnneededRange
+from vaultfs.metadata.chunk_rows import ChunkRow, SegmentRow
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_report import MOST_FINDINGS_OF_A_KIND, ByteRange
 from vaultfs.vault.fsck_segments import (
@@ -292,7 +292,7 @@ def _unneeded(ex: Examination) -> list[ChunkRow]:
 def _check_reclaims(ex: Examination) -> None:
     """No range that is to be punched may touch a chunk."""
     segments = {row.id for row in ex.chunk_rows.segments()}
-    wrong: list[Reclaimable] = []
+    wrong: list[UnneededRange] = []
     for number, group in groupby(ex.data.reclaims(), key=lambda each: each.segment):
         ranges = list(group)
         if number == LOST_SEGMENT:

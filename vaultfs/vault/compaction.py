@@ -23,17 +23,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from vaultfs.errors import IntegrityError, NoSpaceError, VaultError
-from vaultfs.ids import SegmentId
-from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow, SegmentRow
+from vaultfs.ids import InodeId, SegmentId, SegmentName
+from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow
 from vaultfs.metadata.compaction_rows import CompactionRows, Policy
 from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace
 from vaultfs.vault.files import DEDUP_MIN_BYTES
 from vaultfs.vault.opening import load_header
-from vaultfs.vault.pipeline import SealJob
+from vaultfs.vault.pipeline import NOBODY, SealJob
 from vaultfs.vault.reading import open_sealed
+from vaultfs.vault.segment_index import read_index
 
 if TYPE_CHECKING:
+    from vaultfs.crypto.keys import Keyring
+    from vaultfs.storage.layout import VaultLayout
     from vaultfs.vault.filesystem import FileSystem
     from vaultfs.vault.segments import ReadableSegment
 
@@ -57,17 +60,50 @@ CompactProgress = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
 
 
+class _Source:
+    """A segment that is being rewritten.
+
+    Attributes:
+        number: of its row.
+        after: number of the last chunk that a step has.
+        owners: for which file, and where in it, each chunk was written; None until `load_owners`.
+    """
+
+    def __init__(self, number: SegmentId, name: SegmentName, layout: VaultLayout, keyring: Keyring) -> None:
+        self.number = number
+        self.after = 0
+        self.owners: dict[int, tuple[InodeId, int]] | None = None
+        self._read_index = partial(read_index, layout, name, keyring)
+
+    def load_owners(self) -> dict[int, tuple[InodeId, int]]:
+        """Read the segment's own index, so that the new segment's can say as much.  Any thread.
+
+        A segment that a crash left open has none; then the new one knows as little.
+        """
+        if self.owners is None:
+            try:
+                entries = self._read_index().entries
+            except VaultError as error:
+                log.info("what compaction moves is not in the new segment's index: %s", error)
+                entries = []
+            self.owners = {each.chunk_id: (each.inode, each.index) for each in entries}
+        return self.owners
+
+
 class CompactionStep:
     """A few chunks of one segment.
 
     Args:
-        segment: where they lie; open.
+        source: the segment.
+        segment: the same, open.
         rows: the chunks.
     """
 
-    def __init__(self, segment: ReadableSegment, rows: list[ChunkRow]) -> None:
+    def __init__(self, source: _Source, segment: ReadableSegment, rows: list[ChunkRow]) -> None:
+        self._source = source
         self._segment = segment
         self.rows = rows
+        self.owners: dict[int, tuple[InodeId, int]] = {}
         self.opened: list[tuple[ChunkRow, bytes]] = []
         self.is_damaged = False
 
@@ -76,6 +112,7 @@ class CompactionStep:
 
         What cannot be read or opened is logged and left where it is; fsck tells which files it belongs to.
         """
+        self.owners = self._source.load_owners()
         for row in self.rows:
             place = ChunkPlace(0, row.id, row.segment, row.offset, row.stored, row.length)
             try:
@@ -104,8 +141,7 @@ class Compactor:
         self._rows = CompactionRows(fs.database)
         self._queue: deque[SegmentId] = deque()
         self._looked_at = -1
-        self._source: SegmentId | None = None
-        self._after = 0
+        self._source: _Source | None = None
         self._damaged: set[SegmentId] = set()
         self._kept_epochs: set[int] = set(fs.keyring.epochs)
         self.moved_bytes = 0
@@ -123,7 +159,6 @@ class Compactor:
         for _ in range(LOOKS_PER_STEP):
             if self._source is None:
                 self._source = self._next_source()
-                self._after = 0
             if self._source is None:
                 return None
             step = self._step_in(self._source)
@@ -137,7 +172,7 @@ class Compactor:
         """Whether `plan` has begun something that it has not finished."""
         return self._source is not None or bool(self._queue)
 
-    def _next_source(self) -> SegmentId | None:
+    def _next_source(self) -> _Source | None:
         """The next segment that looks worth it; the tables are searched only if something has changed in them."""
         if not self._queue:
             changes = self._fs.database.changes()
@@ -146,35 +181,33 @@ class Compactor:
             self._looked_at = changes
             found = self._rows.worth_rewriting(self._fs.keyring.epoch, self._policy)
             self._queue.extend(number for number in found if number not in self._damaged)
-        return self._queue.popleft() if self._queue else None
+        while self._queue:
+            row = self._fs.chunk_rows.segment(self._queue.popleft())
+            if row is not None and row.name is not None:
+                return _Source(row.id, SegmentName(row.name), self._fs.layout, self._fs.keyring)
+        return None
 
-    def _step_in(self, number: SegmentId) -> CompactionStep | None:
-        """A step in one segment, or None if it is done, gone, unreadable, or needed by a snapshot."""
-        row = self._fs.chunk_rows.segment(number)
-        if row is None or row.name is None:
-            return None
-        if self._rows.is_needed_by_snapshots(number):
+    def _step_in(self, source: _Source) -> CompactionStep | None:
+        """A step in one segment, or None if it is done, unreadable, or needed by a snapshot."""
+        if self._rows.is_needed_by_snapshots(source.number):
             return None
         rows: list[ChunkRow] = []
         size = 0
-        for chunk in self._rows.chunks_after(number, self._after, STEP_CHUNKS):
+        for chunk in self._rows.chunks_after(source.number, source.after, STEP_CHUNKS):
             size += chunk.length
             if rows and size > STEP_BYTES:
                 break
             rows.append(chunk)
         if not rows:
             return None
-        self._after = rows[-1].id
+        source.after = rows[-1].id
         try:
-            segment = self._fs.segments.get(number)
+            segment = self._fs.segments.get(source.number)
         except VaultError as error:
-            self._give_up(row, error)
+            log.error("segment %d stays as it is: %s", source.number, error)  # noqa: TRY400  # the message says it all
+            self._damaged.add(source.number)
             return None
-        return CompactionStep(segment, rows)
-
-    def _give_up(self, row: SegmentRow, error: VaultError) -> None:
-        log.error("segment %s stays as it is: %s", row.name, error)
-        self._damaged.add(row.id)
+        return CompactionStep(source, segment, rows)
 
     def submit(self, step: CompactionStep) -> None:
         """Seal what a step has read; a commit after this makes it count.
@@ -194,8 +227,9 @@ class Compactor:
             if row.id in moves:
                 continue
             moves[row.id] = partial(self._arrived, row)
+            owner, index = step.owners.get(row.id, (NOBODY, 0))
             try:
-                fs.pipeline.submit(SealJob(row.id, data, None))
+                fs.pipeline.submit(SealJob(row.id, data, None, owner=owner, index=index))
             except VaultError:
                 del moves[row.id]
                 raise

@@ -43,6 +43,7 @@ SEGMENT_TARGET_BYTES: Final = 64 << 20
 SEGMENT_MAX_CHUNKS: Final = 1 << 16
 BATCH_BYTES: Final = 2 << 20
 BATCH_JOBS: Final = 256
+NOBODY: Final = InodeId(0)
 BACKLOG_LIMIT_BYTES: Final = 16 << 20
 """Plaintext that may wait for the thread; then the writer waits."""
 
@@ -98,13 +99,26 @@ class SealJob:
 
     Attributes:
         inode: None for a piece of a snapshot's image or a chunk that is only moved.
+        owner: number of the inode for the segment's index; 0 if it is nobody's.
         data: the plaintext; must not change any more.
         fingerprint: of ``data`` if the core has computed it already.
         segment: set with ``offset`` and ``stored`` (bytes) once appended.
         error: set if the disk was full.
     """
 
-    __slots__ = ("chunk", "data", "error", "fingerprint", "index", "inode", "length", "offset", "segment", "stored")
+    __slots__ = (
+        "chunk",
+        "data",
+        "error",
+        "fingerprint",
+        "index",
+        "inode",
+        "length",
+        "offset",
+        "owner",
+        "segment",
+        "stored",
+    )
 
     def __init__(
         self,
@@ -113,6 +127,7 @@ class SealJob:
         fingerprint: bytes | None,
         *,
         inode: Inode | None = None,
+        owner: InodeId = NOBODY,
         index: int = 0,
     ) -> None:
         self.chunk = chunk
@@ -120,6 +135,7 @@ class SealJob:
         self.length = len(data)
         self.fingerprint = fingerprint
         self.inode = inode
+        self.owner = owner if inode is None else inode.id
         self.index = index
         self.segment: SegmentBeingWritten | None = None
         self.offset = 0
@@ -403,8 +419,7 @@ class SealingPipeline:
         assert segment is not None
         if segment.synced == len(segment.entries):
             self._unsynced.append(segment)
-        number = InodeId(0) if job.inode is None else job.inode.id
-        segment.entries.append(IndexEntry(job.chunk, job.offset, job.stored, job.length, number, job.index))
+        segment.entries.append(IndexEntry(job.chunk, job.offset, job.stored, job.length, job.owner, job.index))
 
     def _reseal(self, batch: _Batch, segment: SegmentBeingWritten) -> None:
         """Seal the jobs of a batch into another segment than they were sealed for."""

@@ -67,16 +67,7 @@ class BlockRecorded:
                 image = self._scratch / "cut"
                 if not replay.image(count, image, chance) and seed:
                     continue  # nothing was lost: the same as before
-                report.states += 1
-                where = f"cut after write {count}, seed {seed}, operations {list(survivors)}"
+                where = f"cut after write {count}, seed {seed}"
                 with mounted_ext4(image, self.root.parent):
-                    try:
-                        found = inspect(self.root)
-                    except Exception as error:
-                        report.problems.append(f"{where}: cannot be opened: {error!r}")
-                        continue
-                report.problems += [f"{where}: {problem}" for problem in found.problems]
-                mismatch = self.expectation.mismatch(found.tree, survivors)
-                if mismatch:
-                    report.problems.append(f"{where}: {mismatch}")
+                    report.inspected(inspect, self.root, self.expectation, survivors, where)
         return report

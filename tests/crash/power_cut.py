@@ -82,6 +82,28 @@ class Report:
         lines = [f"{len(each)} times: {each[0]}" for each in kinds.values()]
         return "\n".join([f"{self.states} states at {self.points} points, {len(self.problems)} problems", *lines[:20]])
 
+    def inspected(self, inspect: Inspect, root: Path, expectation: Expectation, survivors: range, where: str) -> None:
+        """Inspect what lies in ``root``, count it, and note what is wrong with it.
+
+        Args:
+            inspect: opens it.
+            root: holds it.
+            expectation: what it should be,
+            survivors: after as many operations.
+            where: names the crash.
+        """
+        self.states += 1
+        place = f"{where}, operations {list(survivors)}"
+        try:
+            found = inspect(root)
+        except Exception as error:
+            self.problems.append(f"{place}: cannot be opened: {error!r}")
+            return
+        self.problems += [f"{place}: {problem}" for problem in found.problems]
+        mismatch = expectation.mismatch(found.tree, survivors)
+        if mismatch:
+            self.problems.append(f"{place}: {mismatch}")
+
     def verify(self, least_points: int) -> None:
         """Fail if there was a problem, or if there were fewer points than a test means to have."""
         if self.problems or self.points < least_points:
@@ -148,16 +170,7 @@ class Recorded:
         """
         report = Report(points=len(self.recording.cuts))
         for cut in self.cuts(losses, seeds):
-            report.states += 1
             cut.state.write_to(self.root)
-            where = f"cut at {cut.position}, lost {cut.loss.name} {cut.seed}, operations {list(cut.survivors)}"
-            try:
-                found = inspect(self.root)
-            except Exception as error:
-                report.problems.append(f"{where}: cannot be opened: {error!r}")
-                continue
-            report.problems += [f"{where}: {problem}" for problem in found.problems]
-            mismatch = self.expectation.mismatch(found.tree, cut.survivors)
-            if mismatch:
-                report.problems.append(f"{where}: {mismatch}")
+            where = f"cut at {cut.position}, lost {cut.loss.name} {cut.seed}"
+            report.inspected(inspect, self.root, self.expectation, cut.survivors, where)
         return report

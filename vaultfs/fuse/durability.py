@@ -92,10 +92,9 @@ class Durability:
             except _Database as error:
                 raise self._fs.committer.fail(error) from error
             if is_logged:
+                self._fs.committer.checkpoint_if_large()
                 self._rows_committed += 1
                 await self._sync_rows()
-                if not self._is_committing:
-                    self._fs.committer.checkpoint_if_large()
                 return
         await self.commit()
 
@@ -135,13 +134,14 @@ class Durability:
                     break
                 await trio.to_thread.run_sync(committer.wait_synced)
             committer.finish()
+            # Not after waiting: it commits the open transaction, which then holds halves of later requests.
+            committer.checkpoint_if_large()
             self._rows_committed += 1
         finally:
             gate, self.gate = self.gate, None
             gate.set()
         await self._sync_rows()
         committer.clean_up()
-        committer.checkpoint_if_large()
 
     async def _sync_rows(self) -> None:
         """Make the rows committed so far durable."""

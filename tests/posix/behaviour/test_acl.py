@@ -148,3 +148,15 @@ def test_a_default_list_takes_the_place_of_the_umask(mounted: Path) -> None:
     child = mounted / "child"
     os.close(os.open(child, os.O_CREAT | os.O_WRONLY, 0o666))
     assert _mode(child) == 0o666
+
+
+@pytest.mark.root
+def test_an_owner_outside_the_group_loses_set_group_id_by_a_new_list(file: Path) -> None:
+    """As by chmod: else the owner could hand out the rights of a group that is not theirs."""
+    os.chown(file, ALICE, BOB)
+    value = acl(7, 5, 5, mask=7, users={BOB: 7})
+    file.chmod(0o2755)
+    assert run_as(ALICE, lambda: os.setxattr(file, ACCESS, value), groups=[BOB]) == "ok"
+    assert file.stat().st_mode & 0o7000 == 0o2000
+    assert run_as(ALICE, lambda: os.setxattr(file, ACCESS, value)) == "ok"
+    assert file.stat().st_mode & 0o7000 == 0

@@ -22,7 +22,7 @@ from vaultfs.storage.layout import VaultLayout
 from vaultfs.vault.api import Vault, open_vault
 from vaultfs.vault.fsck import check
 from vaultfs.vault.fsck_report import FsckReport
-from vaultfs.vault.head import Head
+from vaultfs.vault.head import Head, witness_path
 from vaultfs.vault.opening import create_vault, load_header, open_database
 
 PASSWORD = b"correct horse battery staple"
@@ -62,6 +62,8 @@ class Copy:
         return VaultLayout(self.path)
 
     def copy(self, path: Path) -> Copy:
+        """As on a machine that has never seen the vault: copies of one vault are rollbacks of each other."""
+        witness_path(self.keyring).unlink(missing_ok=True)
         shutil.copytree(self.path, path, symlinks=True)
         return Copy(path, self.keyring, self.contents)
 

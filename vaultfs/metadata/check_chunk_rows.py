@@ -109,6 +109,13 @@ class CheckChunkRows:
         )
         return cast("int", self._database.scalar("SELECT count(*) FROM extent WHERE inode=?", (new,)))
 
+    def drop_lost_extents(self, inode: InodeId) -> None:
+        """Make holes of what is lost of a file."""
+        self._execute(
+            "DELETE FROM extent WHERE inode=? AND chunk IN (SELECT id FROM chunk WHERE segment=?)",
+            (inode, LOST_SEGMENT),
+        )
+
     def delete_extents_from(self, inode: InodeId, first: int) -> None:
         """Remove the extents from an index on."""
         self._execute("DELETE FROM extent WHERE inode=? AND idx>=?", (inode, first))

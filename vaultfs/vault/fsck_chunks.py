@@ -195,7 +195,11 @@ def _report_file(ex: Examination, inode: InodeId, parts: list[DamagedRange]) -> 
     row = ex.tree_rows.inode(inode)
     size = 0 if row is None else row.size
     saved = f"{max(size - lost_bytes, 0)} of {size} bytes can be read"
-    if ex.is_repairing:
+    if ex.is_repairing and ex.is_readable_copy(inode):
+        ex.data.drop_lost_extents(inode)
+        ex.touched.add(inode)
+        saved = f"{saved}, and the rest is holes like what was lost before"
+    elif ex.is_repairing:
         copy = ex.readable_copy(inode)
         if copy is None:
             saved = "none of it can be read; the file stays, and reading it fails"

@@ -8,6 +8,7 @@ into ``/lost+found``.  The copy shares its chunks with the file and costs no spa
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vaultfs.vault.inspection import Inspection
 
 LOST_AND_FOUND: Final = b"lost+found"
+_READABLE: Final = re.compile(rb"[0-9]+\.readable(\.[0-9]+)?")
 
 
 def new_inode_row(number: InodeId, mode: int, *, nlink: int, size: int = 0, parent: InodeId | None = None) -> InodeRow:
@@ -181,6 +183,13 @@ class Examination:
         self.tree.set_chunk_count(number, extents)
         name = self.add_name(self.lost_and_found(), b"%d%s" % (inode, suffix), number)
         return f"/{LOST_AND_FOUND.decode()}/{name.decode()}"
+
+    def is_readable_copy(self, inode: InodeId) -> bool:
+        """Whether an inode is what `readable_copy` has made, and nobody has moved."""
+        entries = self.tree.entries_of(inode)
+        return len(entries) == 1 and (
+            entries[0].parent == self.lost_and_found() and _READABLE.fullmatch(entries[0].name) is not None
+        )
 
     def newer_copy(self, inode: InodeId, end: int) -> InodeId:
         """Put a copy of a file, of ``end`` bytes at least, into lost+found for newer data; return its number."""

@@ -179,10 +179,16 @@ def read_file(vault: Path, path: str) -> bytes:
         return file.read()
 
 
-def digest(directory: Path) -> str:
-    """A hash over every name, mode and byte below a directory; the lock tells who came last and is left out."""
+def digest(directory: Path, *but: str) -> str:
+    """A hash over every name, mode and byte below a directory.
+
+    Left out are the contents of files that are named in ``but``, the lock, which tells who came last, and the state
+    directory, which has the log of a mount that failed.
+    """
     total = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
+        if directory / "state" in {path, *path.parents} or path.name in but:
+            continue
         status = path.lstat()
         total.update(f"{path.relative_to(directory)} {status.st_mode} ".encode(errors="surrogateescape"))
         if path.is_file() and not path.is_symlink() and path.name != "lock":

@@ -142,6 +142,25 @@ async def test_cancelled_at_any_step(sample: Sample, monkeypatch: pytest.MonkeyP
     pytest.fail("it never ended")
 
 
+async def test_a_checkpoint_commits_no_half_of_a_request(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done while a commit waits for the disk is in the next commit as a whole, and not in this checkpoint."""
+    monkeypatch.setattr("vaultfs.vault.commit.CHECKPOINT_BYTES", 0)
+    vault = sample.open()
+    durability = Durability(vault.filesystem)
+    sync_rows = durability._sync_rows
+
+    async def sync_and_serve() -> None:
+        await sync_rows()
+        vault.mkdir(b"/later")
+
+    monkeypatch.setattr(durability, "_sync_rows", sync_and_serve)
+    await durability.commit()
+    vault.filesystem.abandon()
+    with sample.open() as vault:
+        assert b"later" not in vault.listdir()
+        assert len(contents(vault)) >= 6
+
+
 async def test_a_failure_lets_programs_go_on(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     carry_out = Durability._carry_out
 

@@ -62,8 +62,10 @@ def person(sample: Sample, tmp_path: Path) -> Iterator[Person]:
 
 def test_a_day_with_snapshots(person: Person) -> None:
     person.mount(person.folder)
-    (person.folder / "thesis").write_text("chapter one")
-    first = person.made(person.folder, "--label", "in the morning")
+    with (person.folder / "thesis").open("w") as thesis:
+        thesis.write("chapter one")
+        thesis.flush()  # into the kernel, which keeps it as long as the file is open
+        first = person.made(person.folder, "--label", "in the morning")
     assert (first["seq"], first["label"]) == (1, "in the morning")
     (person.folder / "thesis").write_text("")
     (person.folder / "twin").unlink()

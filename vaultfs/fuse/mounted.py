@@ -14,7 +14,7 @@ from typing import Any, Final
 import trio
 
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import ExitCode, UsageError, VaultError
+from vaultfs.errors import ExitCode, StorageError, UsageError, VaultError
 from vaultfs.fuse import control, kernel_mount
 from vaultfs.fuse.allocator import keep_freed_memory
 from vaultfs.fuse.compacting import BackgroundCompaction
@@ -255,9 +255,24 @@ class _MountedVault:
             )
         async with self._snapshot_lock:
             if verb == "snapshot-create":
+                if not self._mount.read_only:
+                    await self._collect_pages()
                 return asdict(await self._durability.run(creating(self._fs, str(arguments.get("label", "")))))
             if verb == "snapshot-list":
                 return {"snapshots": [asdict(info) for info in list_snapshots(self._fs)]}
             if verb == "snapshot-delete":
                 return asdict(await self._durability.run(deleting(self._fs, str(arguments.get("snapshot", "")))))
         raise UsageError(f"the daemon knows no verb {verb!r}")
+
+    async def _collect_pages(self) -> None:
+        """Have the kernel hand over what programs wrote and it still holds.
+
+        Raises:
+            StorageError: it cannot; the vault may be full.
+        """
+        try:
+            await trio.to_thread.run_sync(kernel_mount.sync_filesystem, self._mount.mountpoint)
+        except OSError as error:
+            raise StorageError(
+                f"{self._mount.mountpoint}: the kernel cannot hand over its dirty pages: {error}"
+            ) from error

@@ -197,24 +197,43 @@ def _cut_if_whole(path: Path, row: SegmentRow) -> bool:
 
 def give_up_segments(ex: Examination, problems: list[SegmentProblem], bad: Container[ChunkId]) -> None:
     """Remove the rows of segments of which no chunk can be read; what lies in their place may be another segment."""
-    layout = ex.inspection.layout
+    given_up: dict[bytes, SegmentName] = {}
     for problem in problems:
-        if all(chunk.id in bad for chunk in ex.chunk_rows.chunks_of_segment(problem.row.id)):
-            ex.chunk_rows.delete_segment(problem.row.id)
-            _clear_place(ex, problem.row)
-    if problems:
-        _put_in_place(ex, layout)
+        row = problem.row
+        if all(chunk.id in bad for chunk in ex.chunk_rows.chunks_of_segment(row.id)):
+            ex.chunk_rows.delete_segment(row.id)
+            _clear_place(ex, row)
+            if row.name is not None:
+                given_up[row.salt] = SegmentName(row.name)
+    if given_up:
+        _put_in_place(ex, given_up)
 
 
-def _put_in_place(ex: Examination, layout: VaultLayout) -> None:
-    """Give segments that have another name than their hash, because somebody swapped them, the right one."""
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES)
+
+
+def _put_in_place(ex: Examination, given_up: dict[bytes, SegmentName]) -> None:
+    """If somebody has swapped segments, give each that was given up its own name again.
+
+    Args:
+        ex: the run.
+        given_up: names by salt.  The salt is public, but only the right one lets the chunks open.
+    """
+    layout = ex.inspection.layout
     known = {row.name for row in ex.chunk_rows.segments()}
     misplaced: list[tuple[SegmentName, Path]] = []
     for name in layout.sealed_names():
-        if name not in known:
-            right = hash_file(layout.sealed_path(name))
-            if right != name:
-                misplaced.append((right, move_aside(layout, layout.sealed_path(name))))
+        if name in known:
+            continue
+        path = layout.sealed_path(name)
+        try:
+            right = given_up.get(SegmentHeader.decode(_first_bytes(path)).salt, name)
+        except (VaultError, OSError):
+            continue  # no segment at all; it stays where it is
+        if right != name:
+            misplaced.append((right, move_aside(layout, path)))
     for name, aside in misplaced:
         path = layout.sealed_path(name)
         if path.is_symlink() or path.exists():
@@ -232,8 +251,9 @@ def settle_segments(ex: Examination, problems: list[SegmentProblem]) -> None:
     layout = ex.inspection.layout
     for problem in problems:
         row = problem.row
-        if ex.chunk_rows.segment(row.id) is None:
-            continue
+        current = ex.chunk_rows.segment(row.id)
+        if current is None or current.token != row.token:
+            continue  # given up; the number may be another segment's by now
         path = path_of(row, layout)
         ex.data.accept_segment(row.id, path.stat().st_size if row.name is not None else 0)
         if problem.code == "segment-header":

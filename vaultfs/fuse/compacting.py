@@ -55,7 +55,7 @@ class BackgroundCompaction:
                 while await self.step() and self._counter.requests == before:
                     pass
             except NoSpaceError as error:
-                log.info("compaction waits: %s", error)
+                log.debug("compaction waits: %s", error)
                 await trio.sleep(FULL_PAUSE_S)
             except VaultError as error:
                 log.warning("compaction stops until the next mount: %s", error)
@@ -72,6 +72,7 @@ class BackgroundCompaction:
         fs, compactor = self._fs, self._compactor
         try:
             fs.check_writable()
+            fs.check_room(STEP_BYTES)
             step = compactor.plan()
             if step is None:
                 if compactor.has_more and not fs.is_snapshot_busy:
@@ -79,7 +80,6 @@ class BackgroundCompaction:
                     return True
                 await self._retire()
                 return False
-            fs.check_room(STEP_BYTES)
             fs.segments.lease()
             try:
                 await trio.to_thread.run_sync(step.read)

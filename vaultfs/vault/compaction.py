@@ -220,7 +220,7 @@ class Compactor:
         if step.is_damaged:
             self._damaged.add(step.rows[0].segment)
         if fs.is_snapshot_busy:
-            self._source = None  # the state that is being kept names these places; look again later
+            self._begin_anew()  # the state that is being kept names these places
             return
         moves = fs.chunks.moves
         for row, data in step.opened:
@@ -232,6 +232,7 @@ class Compactor:
                 fs.pipeline.submit(SealJob(row.id, data, None, owner=owner, index=index))
             except VaultError:
                 del moves[row.id]
+                self._begin_anew()
                 raise
             self.moved_bytes += row.length
 
@@ -240,6 +241,7 @@ class Compactor:
         fs = self._fs
         if job.error is not None or job.segment is None or job.fingerprint is None:
             self.full = job.error  # the old place is as good as ever
+            self._begin_anew()
             return
         row = fs.chunk_rows.chunk(was.id)
         if row is None or (row.segment, row.offset) != (was.segment, was.offset) or fs.chunks.is_kept(row):
@@ -253,6 +255,11 @@ class Compactor:
         if row.fingerprint is None and row.length >= DEDUP_MIN_BYTES:
             # A rotation made it forget; deduplication finds it again from here on.
             self._rows.put_fingerprint(row.id, job.fingerprint[:16])
+
+    def _begin_anew(self) -> None:
+        """Search the tables again, although nothing may have changed in them."""
+        self._source = None
+        self._looked_at = -1
 
     # --- the end of a rotation
 

@@ -96,6 +96,18 @@ def test_replacing_each_entry_as_it_is_listed_ends(full: Path) -> None:
     assert sorted(os.listdir(os.fsencode(full))) == NAMES
 
 
+def test_renaming_each_entry_as_it_is_listed_ends(full: Path) -> None:
+    """A filesystem that lists the new names again would go on for ever."""
+    with DirectoryStream(full) as stream:
+        listed = 0
+        for name, _, _ in itertools.islice(stream, 3 * COUNT):
+            listed += 1
+            if name not in {b".", b".."}:
+                os.rename(os.fsencode(full) + b"/" + name, os.fsencode(full) + b"/" + b"renamed-%d" % listed)
+    assert listed < 3 * COUNT
+    assert len(os.listdir(full)) == COUNT
+
+
 def test_rewinding_shows_the_present(mounted: Path) -> None:
     (mounted / "before").touch()
     with DirectoryStream(mounted) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 from collections.abc import Callable
@@ -144,3 +145,21 @@ def test_a_set_user_id_program_runs_as_its_owner(file: Path) -> None:
     program.chmod(0o4755)
     result = subprocess.run([program, "-u"], user=BOB, group=BOB, extra_groups=[], capture_output=True, check=True)
     assert result.stdout == b"%d\n" % ALICE
+
+
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["cached", "direct"])
+def test_a_set_user_id_program_that_another_user_changed_runs_as_that_user(file: Path, flags: int) -> None:
+    """Without a look at its attributes in between: the kernel itself must know that the bit has gone."""
+    program = file.with_name("id")
+    program.write_bytes(Path("/usr/bin/id").read_bytes())
+    os.chown(program, ALICE, ALICE)
+    program.chmod(0o4777)
+
+    def rewrite() -> None:
+        with mmap.mmap(-1, 4096) as block, opened(program, os.O_RDWR | flags) as descriptor:
+            assert os.preadv(descriptor, [block], 0) == 4096
+            assert os.pwritev(descriptor, [block], 0) == 4096
+
+    assert run_as(BOB, rewrite) == "ok"
+    result = subprocess.run([program, "-u"], user=BOB, group=BOB, extra_groups=[], capture_output=True, check=True)
+    assert result.stdout == b"%d\n" % BOB

@@ -186,6 +186,8 @@ class Files:
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
             raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")
+        if not data:
+            return
         chunk_size = self._chunk_size
         view = memoryview(data)
         position = offset

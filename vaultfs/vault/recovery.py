@@ -21,7 +21,7 @@ from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_writer import discard_open_name, discard_sealed_name, seal_leftover
-from vaultfs.vault.files import Files
+from vaultfs.vault.files import MAX_FILE_BYTES, Files
 from vaultfs.vault.inodes import Inode, InodeTable
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,14 @@ def apply_intents(rows: ChunkRows, inodes: InodeTable, files: Files) -> bool:
         inode = inodes.find(number)
         if inode is None or not inode.is_regular:
             continue  # deleted after the record was made
-        touched.setdefault(number, (inode, inode.size))
+        if number not in touched:
+            touched[number] = (inode, inode.size)
+            # The database has the size that the file had in the end.  How long it was when a record was made is not
+            # known; as long as can be, so that every cut is made, and the last one below drops what is past the end.
+            inode.size = MAX_FILE_BYTES
         if data:
             files.write(inode, offset, data)
-        elif offset < inode.size:
+        else:
             files.truncate(inode, offset)
     for inode, size in touched.values():
         files.truncate(inode, size)

@@ -1,0 +1,1 @@
+"""The core under its own tests: files, names, faults, costs."""

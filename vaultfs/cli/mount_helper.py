@@ -6,6 +6,7 @@ The password comes from ``-o passfile=FILE`` (or ``keyfile=``, ``password_comman
 from __future__ import annotations
 
 import getopt
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def run(words: Sequence[str]) -> int:
     is_remount = "remount" in words_of_o
     if is_remount:  # mount(8) adds what /proc/self/mountinfo shows
         words_of_o = [word for word in words_of_o if not word.startswith(_SHOWN_BY_KERNEL)]
+    if os.geteuid() == 0:
+        # mount(8) leaves out what it takes for everyone's default; nosuid and nodev follow where they were wanted.
+        words_of_o = ["suid", "dev", *words_of_o]
     parsed = parse_words(words_of_o)
     if ("-f", "") in options:  # "fake": mount(8) wants everything done but the mounting
         return ExitCode.OK

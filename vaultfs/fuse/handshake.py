@@ -121,8 +121,14 @@ def parse_reply(message: bytes) -> InitReply:
     return InitReply(unique, 0, max_readahead, flags, max_write)
 
 
+_ASYNC_DIO: Final = 1 << 15
+
+
 def patch_reply(message: bytes, request: InitRequest, wanted: InitFlag) -> bytes:
     """Add to a reply those of the ``wanted`` flags that the kernel offered; an error reply stays as it is.
+
+    FUSE_ASYNC_DIO, which libfuse always asks for, is taken out: after an asynchronous direct write the kernel would
+    leave older pages in its cache (xfstests generic/451).
 
     Raises:
         ValueError: the reply cannot be read or answers another request.
@@ -133,7 +139,7 @@ def patch_reply(message: bytes, request: InitRequest, wanted: InitFlag) -> bytes
     if reply.error:
         return message
     patched = bytearray(message)
-    struct.pack_into("=I", patched, _OUT_HEADER.size + 12, reply.flags | (int(wanted) & request.flags))
+    struct.pack_into("=I", patched, _OUT_HEADER.size + 12, (reply.flags & ~_ASYNC_DIO) | (int(wanted) & request.flags))
     return bytes(patched)
 
 

@@ -44,6 +44,7 @@ from vaultfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.ids import InodeId
 from vaultfs.metadata.database import database_failures
+from vaultfs.vault import acl
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 CACHE_S: Final = 86_400.0
 """How long the kernel may keep names, their absence, and attributes; nobody else changes them."""
 
+_DOTS: Final = (b".", b"..")
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _MASKED: Final = 0o7777 | stat.S_IFMT(0o177777)
 
@@ -102,7 +104,7 @@ class VaultOperations(pyfuse3.Operations):
         read_around: fills the kernel's page cache.
     """
 
-    supports_dot_lookup = False
+    supports_dot_lookup = True
     enable_writeback_cache = True
     enable_acl = True
 
@@ -154,6 +156,13 @@ class VaultOperations(pyfuse3.Operations):
         """Find a name."""
         if len(name) > NAME_MAX_BYTES:
             raise FUSEError(errno.ENAMETOOLONG)
+        if name in _DOTS:
+            # open_by_handle_at(2) asks so for inodes that the kernel has forgotten.
+            itself = self.fs.inodes.get(InodeId(parent_inode))
+            found = itself if name == b"." else self.fs.inodes.get(itself.parent)
+            if not found.nlink:
+                raise FUSEError(errno.ESTALE)
+            return self._attributes(found)
         inode = self.fs.tree.lookup(InodeId(parent_inode), name)
         return self._absent if inode is None else self._attributes(inode)
 
@@ -307,7 +316,16 @@ class VaultOperations(pyfuse3.Operations):
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set an attribute."""
         self.fs.check_room(len(value))
-        self.fs.xattrs.set(self.fs.inodes.get(InodeId(inode)), name, value)
+        target = self.fs.inodes.get(InodeId(inode))
+        self.fs.xattrs.set(target, name, value)
+        if name == acl.ACCESS and target.mode & stat.S_ISGID and not self._may_set_gid(target, ctx):
+            target.mode &= ~stat.S_ISGID  # CVE-2016-7097
+            self.fs.inodes.changed(target)
+
+    @staticmethod
+    def _may_set_gid(inode: Inode, ctx: RequestContext) -> bool:
+        """Whether a process may keep the set-group-id bit when it changes permissions."""
+        return ctx.uid == 0 or inode.gid == ctx.gid or inode.gid in pyfuse3.get_sup_groups(ctx.pid)
 
     @_changing
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -402,6 +420,8 @@ class VaultOperations(pyfuse3.Operations):
                 inode.mtime_ns = inode.ctime_ns = time.time_ns()
             if inode.mode & _SET_ID and self._takes_set_id(fh, handle):
                 fs.drop_set_id(inode)
+                # Or the kernel would execute the file with the mode that it has cached.
+                pyfuse3.invalidate_inode(InodeT(inode.id), attr_only=True)
         except ChunkDamageError as damage:
             fs.report_damage(damage)
             raise FUSEError(errno.EIO) from None
@@ -457,6 +477,9 @@ class VaultOperations(pyfuse3.Operations):
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List names with attributes, so that looking at each needs no request of its own."""
         handle = self.handles.directory(fh)
+        if start_id == 0:
+            # A program that renames each name it is shown would be shown it again, without end.
+            handle.limit = self.fs.tree.next_cookie
         # The kernel takes only number and type of these two.
         for cookie, name in ((1, b"."), (2, b"..")):
             if start_id < cookie:
@@ -464,6 +487,8 @@ class VaultOperations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(directory), cookie):
                     return
         for cookie, name, inode in self._names(handle, start_id):
+            if cookie >= handle.limit:
+                break
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), cookie):
                 break
 

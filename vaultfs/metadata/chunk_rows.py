@@ -74,6 +74,7 @@ class ChunkRows:
     def __init__(self, database: MetadataDatabase) -> None:
         self._execute = database.execute
         self._many = database.executemany
+        self._newest_segment = 0
 
     # --- extents
 
@@ -207,15 +208,14 @@ class ChunkRows:
         )
 
     def insert_segment(self, token: str, epoch: int, salt: bytes) -> SegmentId:
-        """Add a segment that is being written, and return its number."""
-        return cast(
-            "SegmentId",
-            self._execute(
-                "INSERT INTO segment (token, name, epoch, salt, size, live, holes) VALUES (?, NULL, ?, ?, 0, 0, 0) "
-                "RETURNING id",
-                (token, epoch, salt),
-            ).fetchall()[0][0],
+        """Add a segment that is being written, and return its number, which no segment had while this was open."""
+        newest = self._execute("SELECT coalesce(max(id), 0) FROM segment").fetchall()[0][0]
+        self._newest_segment = max(self._newest_segment, cast("int", newest)) + 1
+        self._execute(
+            "INSERT INTO segment (id, token, name, epoch, salt, size, live, holes) VALUES (?, ?, NULL, ?, ?, 0, 0, 0)",
+            (self._newest_segment, token, epoch, salt),
         )
+        return SegmentId(self._newest_segment)
 
     def seal_segment(self, segment: SegmentId, name: str, size: int) -> None:
         """Say that a segment is sealed."""

@@ -165,7 +165,8 @@ class Committer:
             if not self._database.is_intact:
                 raise self.fail(error) from error
             raise
-        except VaultError as error:
+        except Exception as error:
+            # Whatever it was, the rows are not on the disk, and it would be the same the next time.
             raise self.fail(error) from error
         self._changes_seen = self._database.changes()
 

@@ -287,10 +287,10 @@ class FileSystem:
             if mode is None:
                 self.drop_set_id(inode)
         if atime_ns is not None:
-            inode.atime_ns = atime_ns
+            inode.atime_ns = _storable_ns(atime_ns)
         if mtime_ns is not None:
-            inode.mtime_ns = mtime_ns
-        inode.ctime_ns = now_ns if ctime_ns is None else ctime_ns
+            inode.mtime_ns = _storable_ns(mtime_ns)
+        inode.ctime_ns = now_ns if ctime_ns is None else _storable_ns(ctime_ns)
         self.inodes.changed(inode)
 
     def drop_set_id(self, inode: Inode) -> None:
@@ -414,7 +414,7 @@ class FileSystem:
             self.pipeline.seal()
             self.committer.commit()
             self.committer.commit()  # the rows of what the one before gave back
-            self.database.checkpoint()
+            self.database.checkpoint(truncate=True)
         record = self.head.record
         if record is None:
             raise IntegrityError("HEAD was never read")
@@ -423,6 +423,11 @@ class FileSystem:
         # SQLite has deleted the WAL, but not durably; a HEAD that says clean must not meet it again.
         fsync_directory(self.layout.root)
         self.head.write_clean(record.generation + 1, manifest_hash=record.manifest_hash)
+
+
+def _storable_ns(time_ns: int) -> int:
+    """The nearest time that 64 bits hold (the years 1677 to 2262); ext4 and XFS do likewise with theirs."""
+    return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
 
 
 def fault_errno(error: BaseException) -> int:

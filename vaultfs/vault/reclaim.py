@@ -83,6 +83,8 @@ class Reclaimer:
             with storage_errors(f"cannot delete {path}"), contextlib.suppress(FileNotFoundError):
                 path.unlink()
             self._rows.delete_segment(row.id)
+            self._free_now = [each for each in self._free_now if each.segment != row.id]
+            self._noted = [each for each in self._noted if each.segment != row.id]
             return
         for offset, length in _merged(parts):
             start = -(-offset // BLOCK_BYTES) * BLOCK_BYTES

@@ -13,6 +13,7 @@ import errno
 import logging
 from typing import Final
 
+from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.crypto.keys import fingerprint
 from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError
 from vaultfs.ids import ChunkId, InodeId
@@ -33,6 +34,7 @@ DEDUP_MIN_BYTES: Final = 32 << 10
 """Smaller chunks are not worth an index entry (about 50 bytes) and a look into it."""
 MAX_FILE_BYTES: Final = 8 << 40
 SWEEP_EXTENTS: Final = 512
+_LARGEST_CHUNK_BYTES: Final = 4 << 20
 
 
 class Files:
@@ -110,6 +112,8 @@ class Files:
             base = index * chunk_size
             start, stop = max(offset - base, 0), min(end - base, place.length)
             if start >= stop:
+                if place.length < 1:
+                    self._segment_of(inode, place)
                 continue
             target = base + start - offset
             if stop - start < place.length:
@@ -121,8 +125,10 @@ class Files:
         return plan
 
     def _segment_of(self, inode: Inode, place: ChunkPlace) -> ReadableSegment:
-        """The segment with a chunk of a file; that it cannot be had is damage of the file."""
+        """The segment with a chunk of a file; that it cannot be had, or the row makes no sense, is damage."""
         try:
+            if not 0 < place.stored - OVERHEAD_BYTES <= place.length <= _LARGEST_CHUNK_BYTES and place.segment:
+                raise IntegrityError("its row in metadata.db makes no sense")
             return self._segments.get(place.segment)
         except IntegrityError as error:
             raise ChunkDamageError(inode.id, place.idx * self._chunk_size, place.chunk, str(error)) from error
@@ -244,8 +250,9 @@ class Files:
             cached = self._open_chunks.get(place.chunk)
             if cached is not None:
                 return cached
+            segment = self._segment_of(inode, place)
             result = bytearray(place.length)
-            wanted = [Wanted(place, self._segment_of(inode, place), 0, place.length, 0)]
+            wanted = [Wanted(place, segment, 0, place.length, 0)]
             plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks)
             if not plan.fill_nowait():
                 plan.fill()

@@ -13,6 +13,8 @@ in this order, and can be interrupted and repeated at any point:
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,8 +32,6 @@ from vaultfs.vault.rebuild import rebuild
 from vaultfs.vault.scrub import OnProgress
 
 if TYPE_CHECKING:
-    import os
-
     from vaultfs.crypto.slots import Secret
 
 
@@ -98,6 +98,9 @@ def _repair(inspection: Inspection, report: FsckReport, *, reads_data: bool, on_
         for wal in inspection.wal_paths():
             move_aside(inspection.layout, wal)
         reopen(inspection)
+    head = inspection.layout.head
+    if os.path.lexists(head) and not stat.S_ISREG(head.lstat().st_mode):
+        move_aside(inspection.layout, head)
     generation = inspection.seen_generation + 1
     manifest_hash = None if record is None else record.manifest_hash
     base = 0 if inspection.database is None else inspection.database.setting("generation")

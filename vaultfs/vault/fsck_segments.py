@@ -17,7 +17,7 @@ from vaultfs.errors import IntegrityError, StorageError, VaultError
 from vaultfs.ids import ChunkId, KeyEpoch, SegmentId, SegmentName
 from vaultfs.metadata.chunk_rows import SegmentRow
 from vaultfs.storage.durable import fsync_directory, storage_errors
-from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.layout import VaultLayout, is_segment_name
 from vaultfs.storage.segment_file import open_for_change
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
 from vaultfs.storage.segment_reader import SegmentReader, hash_file
@@ -203,7 +203,7 @@ def give_up_segments(ex: Examination, problems: list[SegmentProblem], bad: Conta
         if all(chunk.id in bad for chunk in ex.chunk_rows.chunks_of_segment(row.id)):
             ex.chunk_rows.delete_segment(row.id)
             _clear_place(ex, row)
-            if row.name is not None:
+            if row.name is not None and is_segment_name(row.name):
                 given_up[row.salt] = SegmentName(row.name)
     if given_up:
         _put_in_place(ex, given_up)
@@ -276,6 +276,8 @@ def every_segment(ex: Examination) -> list[SegmentName]:
 
 def _clear_place(ex: Examination, row: SegmentRow) -> None:
     """Move away what took a segment's place if it is no file, so that the segment can be put back there."""
+    if row.name is not None and not is_segment_name(row.name):
+        return
     try:
         path = path_of(row, ex.inspection.layout)
         if (path.is_symlink() or path.exists()) and not stat.S_ISREG(path.lstat().st_mode):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import vaultfs
-from vault_keys.sample import FILES, secret
+from vault_keys.sample import FILES, KEY, OTHER, WEAK, secret
 from vaultfs.crypto.kdf import KdfParameters
+from vaultfs.vault.keyslots import add_slot
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,24 @@ def vault_path(master_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # Each copy is a fork of the same vault: a witness of its own keeps them apart.
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return Path(shutil.copytree(master_copy, tmp_path / "vault"))
+
+
+@pytest.fixture(scope="session")
+def fast_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vault with the slots ``paper`` and ``second``, both recovery keys."""
+    path = tmp_path_factory.mktemp("rotation") / "vault"
+    vaultfs.create_vault(path, KEY, kdf=WEAK, label="paper")
+    with vaultfs.open_vault(path, KEY) as vault:
+        vault.mkdir("/dir")
+        for name, content in FILES.items():
+            with vault.open(name, "wb") as file:
+                file.write(content)
+            vault.commit()  # or the twin's chunks are sealed before those that they equal have rows
+    add_slot(path, KEY, OTHER, label="second", kdf=WEAK)
+    return path
+
+
+@pytest.fixture
+def path(fast_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return Path(shutil.copytree(fast_copy, tmp_path / "vault"))

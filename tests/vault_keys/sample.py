@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import vaultfs
+from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
 
 PASSWORD = "correct horse battery"
@@ -18,6 +19,13 @@ FILES = {
     "/dir/deep": os.urandom(150_000),
 }
 FILES["/twin"] = FILES["/large"]
+
+
+KEY, KEY_TEXT = Secret.generate_recovery()
+"""Recovery keys need no slow derivation; where the kind of secret does not matter, they save seconds."""
+OTHER, OTHER_TEXT = Secret.generate_recovery()
+THIRD, _ = Secret.generate_recovery()
+WEAK = KdfParameters.weakest()
 
 
 def secret() -> Secret:

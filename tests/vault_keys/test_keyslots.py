@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vaultfs
-from vault_keys.sample import OTHER_PASSWORD, PASSWORD, other, require_files, secret
+from vault_keys.sample import KEY, OTHER, OTHER_PASSWORD, PASSWORD, THIRD, other, require_files, secret
 from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import KeySlot, Secret
 from vaultfs.errors import (
@@ -48,10 +48,10 @@ def test_a_slot_is_added_listed_and_removed(vault_path: Path) -> None:
     require_files(vault_path, secret())
 
 
-def test_a_slot_can_be_removed_by_its_id(vault_path: Path) -> None:
-    added = add_slot(vault_path, secret(), Secret.keyfile(b"k" * 40), label="stick")
-    assert remove_slot(vault_path, secret(), added.id) == added
-    assert len(list_slots(vault_path)) == 1
+def test_a_slot_can_be_removed_by_its_id(path: Path) -> None:
+    added = add_slot(path, KEY, THIRD, label="stick")
+    assert remove_slot(path, KEY, added.id) == added
+    assert len(list_slots(path)) == 2
 
 
 def test_a_new_slot_costs_as_much_as_the_costliest(vault_path: Path) -> None:
@@ -81,42 +81,42 @@ def test_a_forgotten_password_is_replaced_by_means_of_another_slot(vault_path: P
     assert not opens(vault_path, secret())
 
 
-def test_who_removes_a_slot_must_get_in_afterwards(vault_path: Path) -> None:
-    add_slot(vault_path, secret(), other(), label="second")
-    before = (vault_path / "vault.json").read_bytes()
+def test_who_removes_a_slot_must_get_in_afterwards(path: Path) -> None:
+    before = (path / "vault.json").read_bytes()
     with pytest.raises(UsageError, match="a secret that stays"):
-        remove_slot(vault_path, other(), "second")
+        remove_slot(path, OTHER, "second")
     with pytest.raises(UsageError, match="no key slot is called"):
-        remove_slot(vault_path, other(), "third")
+        remove_slot(path, OTHER, "third")
     with pytest.raises(WrongPasswordError):
-        remove_slot(vault_path, Secret.password("wrong"), "second")
-    assert (vault_path / "vault.json").read_bytes() == before
+        remove_slot(path, THIRD, "second")
+    assert (path / "vault.json").read_bytes() == before
 
 
-def test_the_last_slot_stays(vault_path: Path) -> None:
+def test_the_last_slot_stays(path: Path) -> None:
+    remove_slot(path, KEY, "second")
     with pytest.raises(UsageError, match="last key slot"):
-        remove_slot(vault_path, secret(), "password")
-    assert opens(vault_path, secret())
+        remove_slot(path, KEY, "paper")
+    assert opens(path, KEY)
 
 
-def test_one_secret_does_not_get_two_slots(vault_path: Path) -> None:
+def test_one_secret_does_not_get_two_slots(path: Path) -> None:
     """Or else removing one of them would seem to revoke the secret."""
-    with pytest.raises(UsageError, match="'password' already"):
-        add_slot(vault_path, secret(), secret(), label="second")
-    add_slot(vault_path, secret(), other(), label="second")
-    with pytest.raises(UsageError, match="'second' already"):
-        change_password(vault_path, secret(), other())
+    with pytest.raises(UsageError, match="'paper' already"):
+        add_slot(path, KEY, KEY, label="again")
+    add_slot(path, KEY, THIRD, label="third")
+    with pytest.raises(UsageError, match="'third' already"):
+        change_password(path, KEY, THIRD)
     with pytest.raises(UsageError, match="is the old one"):
-        change_password(vault_path, secret(), secret())
-    assert opens(vault_path, secret())
+        change_password(path, KEY, KEY)
+    assert opens(path, KEY)
 
 
-def test_a_label_must_be_free_and_known(vault_path: Path) -> None:
-    with pytest.raises(UsageError, match="label 'password' already"):
-        add_slot(vault_path, secret(), other(), label="password")
+def test_a_label_must_be_free_and_known(path: Path) -> None:
+    with pytest.raises(UsageError, match="label 'paper' already"):
+        add_slot(path, KEY, THIRD, label="paper")
     with pytest.raises(UsageError, match="no key slot is called"):
-        change_password(vault_path, secret(), other(), label="passwort")
-    assert len(list_slots(vault_path)) == 1
+        change_password(path, KEY, THIRD, label="passwort")
+    assert len(list_slots(path)) == 2
 
 
 @pytest.mark.parametrize("password", [Secret.password("x"), Secret.keyfile(PASSWORD.encode())])
@@ -132,18 +132,18 @@ def test_a_wrong_secret_changes_nothing(vault_path: Path, password: Secret) -> N
     assert (vault_path / "vault.json").read_bytes() == before
 
 
-def test_a_vault_in_use_is_refused(vault_path: Path) -> None:
-    with vaultfs.open_vault(vault_path, secret()):
+def test_a_vault_in_use_is_refused(path: Path) -> None:
+    with vaultfs.open_vault(path, KEY):
         changes: list[Callable[[], object]] = [
-            lambda: add_slot(vault_path, secret(), other(), label="new"),
-            lambda: remove_slot(vault_path, secret(), "password"),
-            lambda: change_password(vault_path, secret(), other()),
+            lambda: add_slot(path, KEY, THIRD, label="new"),
+            lambda: remove_slot(path, KEY, "second"),
+            lambda: change_password(path, KEY, THIRD),
         ]
         for change in changes:
             with pytest.raises(VaultLockedError) as caught:
                 change()
             assert caught.value.exit_code == ExitCode.LOCKED
-        assert len(list_slots(vault_path)) == 1
+        assert len(list_slots(path)) == 2
 
 
 def test_a_directory_that_is_no_vault_stays_untouched(tmp_path: Path) -> None:
@@ -155,11 +155,9 @@ def test_a_directory_that_is_no_vault_stays_untouched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
-def test_a_disk_that_fails_leaves_a_vault_that_opens(
-    vault_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_disk_that_fails_leaves_a_vault_that_opens(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """At every call of the replacement; the header on disk is one that the old or the new password opens."""
-    before = (vault_path / "vault.json").read_bytes()
+    before = (path / "vault.json").read_bytes()
     real = getattr(os, call)
     is_failing = False
 
@@ -170,21 +168,21 @@ def test_a_disk_that_fails_leaves_a_vault_that_opens(
 
     whole = durable.atomic_replace
 
-    def replace(path: Path, data: bytes) -> None:
+    def replace(target: Path, data: bytes) -> None:
         nonlocal is_failing
         is_failing = True
         try:
-            whole(path, data)
+            whole(target, data)
         finally:
             is_failing = False
 
     monkeypatch.setattr(os, call, fail)
     monkeypatch.setattr("vaultfs.vault.keyslots.atomic_replace", replace)
     with pytest.raises(NoSpaceError):
-        change_password(vault_path, secret(), other())
+        change_password(path, KEY, THIRD)
     monkeypatch.undo()
-    assert (vault_path / "vault.json").read_bytes() == before
-    assert not list(vault_path.glob(".vault.json*"))
+    assert (path / "vault.json").read_bytes() == before
+    assert not list(path.glob(".vault.json*"))
 
 
 def test_a_slot_that_does_not_open_is_never_stored(vault_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

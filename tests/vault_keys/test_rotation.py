@@ -6,16 +6,14 @@ The vault of these tests opens with a recovery key, which needs no slow key deri
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 import vaultfs
 from vault_keys.crashing import survives_every_crash
-from vault_keys.sample import FILES, require_files
+from vault_keys.sample import FILES, KEY, OTHER, THIRD, WEAK, require_files
 from vaultfs.crypto.header import VaultHeader
-from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import (
     ChunkIntegrityError,
@@ -33,34 +31,9 @@ from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
 from vaultfs.vault import snapshots
 from vaultfs.vault.compaction import compact
 from vaultfs.vault.head import witness_path
-from vaultfs.vault.keyslots import add_slot, list_slots
+from vaultfs.vault.keyslots import list_slots
 from vaultfs.vault.opening import load_header, open_filesystem
 from vaultfs.vault.rotation import RotationState, rotate, rotation_state
-
-KEY, _ = Secret.generate_recovery()
-OTHER, _ = Secret.generate_recovery()
-THIRD, _ = Secret.generate_recovery()
-WEAK = KdfParameters.weakest()
-
-
-@pytest.fixture(scope="session")
-def fast_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rotation") / "vault"
-    vaultfs.create_vault(path, KEY, kdf=WEAK, label="paper")
-    with vaultfs.open_vault(path, KEY) as vault:
-        vault.mkdir("/dir")
-        for name, content in FILES.items():
-            with vault.open(name, "wb") as file:
-                file.write(content)
-            vault.commit()  # or the twin's chunks are sealed before those that they equal have rows
-    add_slot(path, KEY, OTHER, label="second", kdf=WEAK)
-    return path
-
-
-@pytest.fixture
-def path(fast_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return Path(shutil.copytree(fast_copy, tmp_path / "vault"))
 
 
 def rotated(path: Path, *survivors: Secret, rewrite: bool = False) -> RotationState:

@@ -97,7 +97,7 @@ def add_slot(
     """
     with unlocked(path, secret, purpose="adding a key slot") as opened:
         header = opened.header
-        changed = header.add_slot(opened.keyring, new_secret, label=label, kdf=kdf or usual_cost(header))
+        changed = header.add_slot(opened.keyring, new_secret, label=label, kdf=kdf or usual_cost(header, new_secret))
         _refuse_twin(header, new_secret)
         return _store(opened.layout, changed, changed.key_slots[-1], new_secret)
 
@@ -146,7 +146,7 @@ def change_password(
         raise UsageError("the new secret is the old one; nothing was changed")
     with unlocked(path, secret, purpose="changing a key slot") as opened:
         header, keyring = opened.header, opened.keyring
-        cost = kdf or usual_cost(header)
+        cost = kdf or usual_cost(header, new_secret)
         if label is not None and all(slot.label != label for slot in header.slots):
             raise UsageError(f"no key slot is called {label!r}; 'vaultfs key list' shows them")
         if label is None or len(header.slots) == 1:
@@ -169,15 +169,17 @@ def slot_of(header: VaultHeader, secret: Secret) -> KeySlot | None:
     return next((slot for slot in header.key_slots if slot.open(secret, header.vault_id) is not None), None)
 
 
-def usual_cost(header: VaultHeader) -> KdfParameters:
+def usual_cost(header: VaultHeader, *secrets: Secret) -> KdfParameters:
     """The largest cost of a guess that the header asks for; measured afresh if it asks for none.
 
     Args:
         header: verified, or someone else may have chosen the cost.
+        secrets: which are to get slots; those of recovery keys have no such cost.
     """
     costs = [slot.kdf for slot in header.key_slots if slot.kdf is not None]
     if not costs:
-        return KdfParameters.calibrate()
+        needs_one = any(secret.kind != "recovery" for secret in secrets)
+        return KdfParameters.calibrate() if needs_one else KdfParameters.weakest()
     return max(costs, key=lambda cost: cost.memory_kib * cost.iterations)
 
 

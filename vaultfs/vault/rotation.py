@@ -104,7 +104,7 @@ def rotate(
                 f"these key slots would be lost, as only their own secrets can put the new key into them: {names}; "
                 "give those secrets (--keep-passfile and the like), or let the slots go (--yes)"
             )
-        renewed, keyring = header.rotate(opened.keyring, list(kept.items()), kdf or usual_cost(header))
+        renewed, keyring = header.rotate(opened.keyring, list(kept.items()), kdf or usual_cost(header, *kept.values()))
         _begin_epoch(opened, renewed, kept)
         fs = open_unlocked(opened.layout, keyring, opened.lock, read_only=False)
         try:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultfs.errors import FileSystemError, IntegrityError, ReadOnlyError, VaultError
+from vaultfs.errors import FileSystemError, IntegrityError, ReadOnlyError
 from vaultfs.ids import InodeId
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
@@ -428,12 +428,3 @@ class FileSystem:
 def _storable_ns(time_ns: int) -> int:
     """The nearest time that 64 bits hold (the years 1677 to 2262); ext4 and XFS do likewise with theirs."""
     return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
-
-
-def fault_errno(error: BaseException) -> int:
-    """The errno that a program shall see for an error of this package or of the system."""
-    if isinstance(error, VaultError):
-        return error.errno
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    return errno.EIO

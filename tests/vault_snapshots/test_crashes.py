@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from vault_snapshots.sample import Sample, Stepper, contents, crash_after, write
 from vaultfs.errors import NoSpaceError, StorageError, VaultLockedError
 from vaultfs.vault import snapshots
 from vaultfs.vault.api import Vault
+from vaultfs.vault.snapshot_manifest import manifest_files
 from vaultfs.vault.snapshots import Step, Steps, creating, deleting
 
 MOST_HALF_STEPS = 500
@@ -72,6 +74,34 @@ def test_a_crash_anywhere_in_making_one(sample: Sample, tmp_path: object) -> Non
     assert not outcomes[0]
     assert outcomes[-1]
     assert len(outcomes) > 20
+
+
+def test_a_snapshot_whose_manifest_is_on_the_disk_is_finished(sample: Sample) -> None:
+    """With the very same manifest, as somebody may have copied it already."""
+    for half_steps in range(MOST_HALF_STEPS):
+        case = sample.copy(sample.path.parent / f"case {half_steps}")
+        _forget_witness(case)
+        crash_after(case, half_steps, begin_creating)
+        manifests = manifest_files(case.layout)
+        if manifests:
+            break
+    assert len(manifests) == 1
+    database = case.path.parent / "before the mount"
+    shutil.copytree(case.path, database)
+    for attempt in range(2):
+        with case.open() as vault:
+            assert [(info.seq, info.id) for info in vault.snapshots()] == manifests
+            assert vault.filesystem.head.record is not None
+            assert vault.filesystem.head.record.manifest_hash == bytes.fromhex(manifests[0][1])
+            assert problems(vault.filesystem) == [], attempt
+    # Without the manifest there is nothing to finish.
+    shutil.rmtree(case.path)
+    shutil.copytree(database, case.path)
+    _forget_witness(case)
+    case.layout.manifest_path(*manifests[0]).unlink()
+    with case.open() as vault:
+        assert vault.snapshots() == []
+        assert problems(vault.filesystem) == []
 
 
 def test_a_crash_anywhere_in_deleting_one(sample: Sample) -> None:

@@ -157,7 +157,7 @@ class ChunkTable:
             self._rows.add_live(segment, -stored)
 
     def is_kept(self, row: ChunkRow) -> bool:
-        """Whether a snapshot needs a chunk where it lies."""
+        """Whether a snapshot needs a file's chunk where it lies; pieces of images stay too, but are not told here."""
         return self._is_in_snapshot(row.born, self.snapshot_seq + 1 if row.died is None else row.died)
 
     def _is_in_snapshot(self, born: int, died: int) -> bool:

@@ -2,8 +2,18 @@
 
 The public part (`vaultfs.storage.manifest_format`) names the segments that the snapshot needs; the private part, sealed
 with the manifest key and bound to vault and number, says where the pieces of the database's image lie, so that a
-snapshot opens without the present database.  Whoever reads a snapshot holds a shared ``flock`` on its manifest, and a
-snapshot is deleted only under an exclusive one: so a mounted snapshot stays, and so does one that is being uploaded.
+snapshot opens without the present database:
+
+    msgpack array, sealed as a record with the manifest key of the signing epoch for the purpose
+    "manifest" | vault id 16 | seq u64 LE:
+    version 1, seq, created_ns, label, files, bytes of plaintext, chunk size, bytes of the image,
+    segments: array of [name 32, epoch, salt 32, size]; then five arrays, with one element for each piece of the image:
+    index of its segment, offset, bytes stored, bytes of the piece, chunk id
+
+The pieces are sealed as chunks are, and put together they are ``metadata.db``, encrypted as it is.
+
+Whoever reads a snapshot holds a shared ``flock`` on its manifest, and a snapshot is deleted only under an exclusive
+one: so a mounted snapshot stays, and so does one that is being uploaded.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import pytest
 
 from vaultfs.crypto.kdf import KdfParameters
 
+from .vault_store import SMALL_LIMITS
+
 
 @pytest.fixture
 def root(scratch: Path) -> Path:
@@ -24,8 +26,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def quick_unlocking() -> Iterator[None]:
-    """Derive each key once in this process: all vaults of a test are copies of one, and Argon2id takes 0.1 s."""
+def small_vaults() -> Iterator[None]:
+    """Small limits; each key derived once in this process: vaults are copies of one, and Argon2id takes 0.1 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KdfParameters, "derive", functools.cache(KdfParameters.derive))
+        for module, limit, size in SMALL_LIMITS:
+            patch.setattr(module, limit, size)
         yield

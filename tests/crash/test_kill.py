@@ -21,7 +21,7 @@ from .trace import MUTATIONS
 from .vault_store import VaultStore, prepare_vault
 from .workload import Expectation, Operation, generate, run
 
-pytestmark = [pytest.mark.usefixtures("quick_unlocking"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.usefixtures("small_vaults"), pytest.mark.timeout(3600)]
 
 LONG_NAMES = (
     "openat",

@@ -17,7 +17,7 @@ from .simulated_disk import Loss
 from .vault_store import prepare_vault
 from .workload import STEPS
 
-pytestmark = [pytest.mark.usefixtures("quick_unlocking"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.usefixtures("small_vaults"), pytest.mark.timeout(3600)]
 
 
 @pytest.mark.parametrize("workload", sorted(STEPS))

@@ -9,12 +9,21 @@ from pathlib import Path
 
 from vaultfs import KdfParameters, Secret, Vault, VaultFile, create_vault, open_vault
 from vaultfs.errors import FileSystemError
+from vaultfs.metadata import database
+from vaultfs.vault import commit, pipeline
 
 from .stores import Entry, Tree
 from .workload import BLOCK
 
 PASSWORD = b"correct horse battery staple"
 STATE_VARIABLE = "XDG_STATE_HOME"
+
+SMALL_LIMITS = (
+    (commit, "CHECKPOINT_BYTES", 96 << 10),
+    (pipeline, "SEGMENT_TARGET_BYTES", 128 << 10),
+    (database, "WAL_RESERVE_BYTES", 32 << 10),
+)
+"""With them a small workload has what a vault has after hundreds of megabytes: checkpoints, sealed segments."""
 
 
 def use_state_of(root: Path) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from .stores import SqliteStore, Store
-from .vault_store import VaultStore
+from .vault_store import SMALL_LIMITS, VaultStore
 from .workload import generate, run
 
 STORES: Mapping[str, Callable[[Path], Store]] = {
@@ -20,6 +20,8 @@ STORES: Mapping[str, Callable[[Path], Store]] = {
 
 def main(kind: str, root: str, marks: str, workload: str, seed: str, steps: str) -> None:
     """Run it."""
+    for module, limit, size in SMALL_LIMITS:
+        setattr(module, limit, size)
     run(generate(workload, int(seed), int(steps)), lambda: STORES[kind](Path(root)), Path(marks))
 
 

@@ -83,11 +83,27 @@ def request(mountpoint: Path, verb: str, **arguments: Any) -> dict[str, Any]:
                 answer += piece
         except OSError as error:
             raise VaultError(f"the daemon of {mountpoint} does not answer: {error.strerror or error}") from error
-    message = json.loads(answer)
-    if "error" in message:
-        raise RemoteError(message["error"], message["exit_code"])
-    result: dict[str, Any] = message["result"]
-    return result
+    return read_answer(answer)
+
+
+def read_answer(answer: bytes) -> dict[str, Any]:
+    """The result in a daemon's answer.
+
+    Args:
+        answer: one line.
+
+    Raises:
+        RemoteError: it is an error.
+        VaultError: it is no answer.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        message = json.loads(answer)
+        if "error" in message:
+            raise RemoteError(str(message["error"]), message["exit_code"])
+        result = message["result"]
+        if isinstance(result, dict):
+            return result
+    raise VaultError("the daemon answered with something that is no answer; it may be of another version: mount again")
 
 
 @asynccontextmanager
@@ -147,7 +163,7 @@ async def _answer(line: bytes, handler: Handler) -> dict[str, Any]:
         if not isinstance(verb, str) or not isinstance(arguments, dict):
             raise UsageError("the control socket was sent something else than a request")
         return {"result": await handler(verb, arguments)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return {"error": f"not a request: {error!r}", "exit_code": int(ExitCode.USAGE)}
     except VaultError as error:
         return {"error": str(error), "exit_code": int(error.exit_code)}

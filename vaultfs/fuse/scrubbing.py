@@ -38,8 +38,10 @@ async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any
     """
     try:
         position = Position(int(arguments.get("segment", 0)), int(arguments.get("chunk", 0)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError("scrub wants two numbers, segment and chunk") from None
+    if not all(0 <= number < 1 << 63 for number in position):
+        raise UsageError("scrub wants two numbers that a row can have")
     chunks = read = 0
     damaged_chunks = lost_chunks = 0
     ranges: list[DamagedRange] = []

@@ -185,12 +185,13 @@ class Head:
 
     def _load_witness(self) -> _Witness | None:
         try:
-            data = self._witness.read_bytes()
+            with self._witness.open("rb") as file:
+                data = file.read(LARGEST_HEAD_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise IntegrityError(f"cannot read {self._witness}: {error.strerror}") from error
         try:
             return msgspec.json.decode(data, type=_Witness)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise IntegrityError(f"{self._witness} is damaged; delete it if you trust the vault's directory") from None

@@ -233,7 +233,7 @@ def _decode_private(data: bytes, manifest: Manifest, what: str) -> SnapshotConte
             map(ChunkId, private.piece_chunks),
         )
         pieces = tuple(starmap(Piece, zip(*columns, strict=True)))
-    except ValueError as error:  # msgspec's DecodeError is one
+    except (ValueError, RecursionError) as error:  # msgspec's DecodeError is a ValueError
         raise IntegrityError(f"{what} holds something else than vaultfs writes: {error}") from error
     is_consistent = (
         private.version == _PRIVATE_VERSION

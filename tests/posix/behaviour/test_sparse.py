@@ -99,3 +99,19 @@ def test_the_largest_size_that_can_be_said_is_kept_or_refused(mounted: Path) -> 
         assert file.stat().st_size == (1 << 63) - 1
     with opened(file, os.O_RDONLY) as descriptor:
         assert os.pread(descriptor, 4, 0) == b"data"
+
+
+def test_a_write_far_beyond_eight_tebibytes_is_kept_or_refused_at_once(mounted: Path) -> None:
+    """Refused late, by fsync, is too late: few programs look."""
+    file = mounted / "file"
+    offset = 15 << 40
+    with opened(file, os.O_CREAT | os.O_RDWR) as descriptor:
+        try:
+            os.pwrite(descriptor, b"end", offset)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            return
+        os.fsync(descriptor)
+        assert os.pread(descriptor, 10, offset - 2) == b"\0\0end"
+    assert file.stat().st_size == offset + 3

@@ -15,7 +15,7 @@ from typing import Final
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.crypto.keys import fingerprint
-from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError
+from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError, VaultError
 from vaultfs.ids import ChunkId, InodeId
 from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 DIRTY_LIMIT_BYTES: Final = 24 << 20
 DEDUP_MIN_BYTES: Final = 32 << 10
 """Smaller chunks are not worth an index entry (about 50 bytes) and a look into it."""
-MAX_FILE_BYTES: Final = 8 << 40
+MAX_FILE_BYTES: Final = (1 << 63) - 1
+"""What the kernel allows; with less, a write past the limit would succeed in its cache and fail at fsync."""
 SWEEP_EXTENTS: Final = 512
 _LARGEST_CHUNK_BYTES: Final = 4 << 20
 
@@ -191,7 +192,7 @@ class Files:
         """
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
-            raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")
+            raise FileSystemError(errno.EFBIG, "a file holds at most 8 EiB")
         if not data:
             return
         chunk_size = self._chunk_size
@@ -201,17 +202,28 @@ class Files:
             index, start = divmod(position, chunk_size)
             stop = min(chunk_size, start + end - position)
             piece = view[position - offset : position - offset + stop - start]
-            if stop - start == chunk_size:
-                self._forget_dirty(inode, index)
-                self._seal(inode, index, piece)
-            else:
-                self._write_part(inode, index, start, piece)
+            try:
+                if stop - start == chunk_size:
+                    self._forget_dirty(inode, index)
+                    self._seal(inode, index, piece)
+                else:
+                    self._write_part(inode, index, start, piece)
+            except VaultError:
+                # Even if the disk is full the piece was taken, but not if its chunk is damaged; what was taken counts.
+                if index in inode.dirty or index in inode.pending:
+                    position += stop - start
+                self._wrote(inode, offset, view[: position - offset])
+                raise
             position += stop - start
-        inode.size = max(inode.size, end)
-        self._inodes.changed(inode)
-        self.write_log.wrote(inode.id, offset, data)
+        self._wrote(inode, offset, data)
         if self._dirty_bytes > DIRTY_LIMIT_BYTES:
             self.stage(DIRTY_LIMIT_BYTES // 2)
+
+    def _wrote(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
+        if data:
+            inode.size = max(inode.size, offset + len(data))
+            self._inodes.changed(inode)
+            self.write_log.wrote(inode.id, offset, data)
 
     def _write_part(self, inode: Inode, index: int, start: int, piece: memoryview) -> None:
         """Write into one chunk but not all of it."""
@@ -396,7 +408,7 @@ class Files:
             ChunkDamageError: the chunk that is cut does not open; nothing was changed.
         """
         if size > MAX_FILE_BYTES:
-            raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")
+            raise FileSystemError(errno.EFBIG, "a file holds at most 8 EiB")
         if size < inode.size:
             self._cut(inode, size)
             self.write_log.cut(inode.id, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,8 @@ from vaultfs.errors import MountError, VaultError
 from vaultfs.fuse import kernel_mount
 
 _PATIENCE_MS: Final = 10_000
+_BUSY_TRIES: Final = 5
+_BUSY_PAUSE_S: Final = 0.1
 
 
 def run(directory: Annotated[Path, Parameter(name="DIR")], /, *, lazy: bool = False) -> int:
@@ -37,7 +40,7 @@ def run(directory: Annotated[Path, Parameter(name="DIR")], /, *, lazy: bool = Fa
         return _clear_dead(mount)
     try:
         _make_durable(mount)
-        kernel_mount.unmount(mount.mountpoint, lazy=lazy)
+        _unmount(mount, lazy=lazy)
         _wait(daemon, mount)
     except kernel_mount.MountBusyError as error:
         raise MountError(f"{error}{_users(mount.mountpoint, pid)}") from None
@@ -49,7 +52,7 @@ def run(directory: Annotated[Path, Parameter(name="DIR")], /, *, lazy: bool = Fa
 def _make_durable(mount: LiveMount) -> None:
     """Commit while an error can still be told; the daemon's own last commit then has little left to do."""
     try:
-        kernel_mount.sync_filesystem(mount.mountpoint)
+        _sync(mount)
         if answers(mount):
             request(mount, "commit")
     except (OSError, VaultError) as error:
@@ -57,6 +60,31 @@ def _make_durable(mount: LiveMount) -> None:
         raise VaultError(
             f"{mount.mountpoint} stays mounted: what was written cannot be made durable: {reason}"
         ) from error
+
+
+def _sync(mount: LiveMount) -> None:
+    """Have the kernel write its dirty pages.
+
+    The first syncfs(2) also reports errors of writes long ago that nobody asked about; only one that comes back means
+    that data is still at stake.
+    """
+    try:
+        kernel_mount.sync_filesystem(mount.mountpoint)
+    except OSError as error:
+        kernel_mount.sync_filesystem(mount.mountpoint)
+        note(f"{mount.mountpoint}: something written earlier was lost, as its program was told: {error.strerror}")
+
+
+def _unmount(mount: LiveMount, *, lazy: bool) -> None:
+    """Unmount; the daemon's own regular sync may have the folder open for a moment."""
+    for _ in range(_BUSY_TRIES):
+        try:
+            kernel_mount.unmount(mount.mountpoint, lazy=lazy)
+        except kernel_mount.MountBusyError:
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
+    kernel_mount.unmount(mount.mountpoint, lazy=lazy)
 
 
 def _wait(daemon: int, mount: LiveMount) -> None:

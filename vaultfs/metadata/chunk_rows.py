@@ -87,6 +87,11 @@ class ChunkRows:
         row = self._execute("SELECT chunk FROM extent WHERE inode=? AND idx=?", (inode, index)).fetchone()
         return None if row is None else cast("ChunkId", row[0])
 
+    def next_extent(self, inode: InodeId, first: int) -> int | None:
+        """The index of a file's first extent from ``first`` on."""
+        row = self._execute("SELECT min(idx) FROM extent WHERE inode=? AND idx>=?", (inode, first)).fetchall()[0]
+        return cast("int | None", row[0])
+
     def put_extent(self, inode: InodeId, index: int, chunk: ChunkId) -> None:
         """Point an extent at a chunk."""
         self._execute("INSERT OR REPLACE INTO extent VALUES (?,?,?)", (inode, index, chunk))

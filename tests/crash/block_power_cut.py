@@ -60,6 +60,8 @@ class BlockRecorded:
         points = [n + 1 for n, record in enumerate(self.records) if record.kind == WRITE]
         points += [mark.position + 1 for mark in marks if self.expectation.is_promise(mark)]
         for count in sorted(points)[::every]:
+            if report.is_hopeless:
+                break
             report.points += 1
             survivors = self.expectation.bounds(marks, count)
             for seed in range(seeds + 1):

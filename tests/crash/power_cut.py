@@ -20,6 +20,7 @@ from .trace import run_traced
 from .workload import Expectation, generate
 
 REPOSITORY = Path(__file__).parents[2]
+MOST_PROBLEMS = 100
 _NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
@@ -104,6 +105,11 @@ class Report:
         if mismatch:
             self.problems.append(f"{place}: {mismatch}")
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether more problems would tell nothing new."""
+        return len(self.problems) >= MOST_PROBLEMS
+
     def verify(self, least_points: int) -> None:
         """Fail if there was a problem, or if there were fewer points than a test means to have."""
         if self.problems or self.points < least_points:
@@ -173,4 +179,6 @@ class Recorded:
             cut.state.write_to(self.root)
             where = f"cut at {cut.position}, lost {cut.loss.name} {cut.seed}"
             report.inspected(inspect, self.root, self.expectation, cut.survivors, where)
+            if report.is_hopeless:
+                break
         return report

@@ -44,4 +44,6 @@ def test_second_cut_while_recovering(scratch: Path, root: Path, long_run: bool) 
     report = Report()
     for cut in cuts[:: len(cuts) // (60 if long_run else 6)]:
         report.add(first.again(scratch, cut).check(inspect_vault))
+        if report.is_hopeless:
+            break
     report.verify(least_points=100)

@@ -55,6 +55,10 @@ class RebuildRows:
         """The largest number of a chunk."""
         return cast("int", self._database.scalar("SELECT coalesce(max(chunk), 0) FROM temp.described"))
 
+    def largest_inode(self) -> int:
+        """The largest number of an inode that a chunk was written for."""
+        return cast("int", self._database.scalar("SELECT coalesce(max(inode), 0) FROM temp.described"))
+
     def newest(self, first_chunk: int) -> Iterator[Described]:
         """For each place in each file the chunk written last, if its number is at least ``first_chunk``."""
         return map(

@@ -26,8 +26,10 @@ _KEYS: Final = {
 }
 """First column of the key, and the whole key.  ``reclaim`` is left out: what it names may be in use by now."""
 _LARGEST_KEY: Final = (1 << 62) - 1
+_MOST_FAILURES_AT_FIRST: Final = 300
+"""Of reads before the first row.  Finding it behind a damaged page takes up to 62 halvings; where a table has lost its
+root, every read fails."""
 _MOST_FAILURES: Final = 20_000
-"""Of reads per table.  Where the root of a table is damaged, every read fails; after these it is given up."""
 _BATCH: Final = 1000
 
 
@@ -52,13 +54,14 @@ class _Table:
         self._select_back = select + ", ".join(f"{part} DESC" for part in key.split(", "))
         self._insert = f"INSERT OR IGNORE INTO {name} ({listed}) VALUES ({','.join('?' * len(columns))})"  # noqa: S608
         self._failures = 0
+        self._has_rows = False
 
     def copy(self) -> bool:
         """Copy what can be read; return whether that is all."""
         return self._copy_range(0, _LARGEST_KEY)
 
     def _copy_range(self, first: int, last: int) -> bool:
-        if self._failures > _MOST_FAILURES:
+        if self._failures > (_MOST_FAILURES if self._has_rows else _MOST_FAILURES_AT_FIRST):
             return False
         if self._stream(self._select, first, last):
             return True
@@ -75,11 +78,14 @@ class _Table:
         batch: list[tuple[object, ...]] = []
         try:
             for row in self._source.execute(sql, (first, last)):
+                self._has_rows = True
                 batch.append(row)
                 if len(batch) >= _BATCH:
                     self._target.executemany(self._insert, batch)
                     batch = []
         except apsw.Error:
+            # A page that fails makes everything fail that is read later in the same transaction.
+            self._source.rollback()
             return False
         finally:
             self._target.executemany(self._insert, batch)
@@ -98,6 +104,7 @@ def salvage(source: MetadataDatabase, target: MetadataDatabase) -> dict[str, Sal
         for name, value in source.execute("SELECT name, value FROM setting"):
             target.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
     except apsw.Error:
+        source.rollback()
         has_settings = False
     else:
         has_settings = True

@@ -127,6 +127,8 @@ def _fill(inspection: Inspection, report: FsckReport, database: MetadataDatabase
         base = _Base("the segments' own indexes", has_all=False, first_chunk=0, is_snapshot=False)
     ex = Examination(inspection, database, report, is_repairing=True)
     ex.chunk_size = database.setting("chunk_size")
+    known = ex.tree.setting("next_inode")
+    database.set_setting("next_inode", max(known if isinstance(known, int) else 0, described.largest_inode() + 1))
     ex.begin_numbers(FIRST_COOKIE)
     if not base.has_all:
         if ex.tree.root_kind() is None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,16 +145,21 @@ def as_ordinary_user(*words: str | Path) -> int:
         os._exit(code)
 
 
-def give_to_ordinary_user(tmp_path: Path, *but: Path) -> None:
-    """Let the ordinary user have a test's directory, and reach it."""
-    for path in [tmp_path, *tmp_path.rglob("*")]:
+@pytest.fixture
+def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory that an ordinary user can reach; pytest shuts its own ones to others whenever a run begins."""
+    where = Path(tempfile.mkdtemp(prefix="vaultfs-cli-"))
+    where.chmod(0o711)
+    monkeypatch.setenv("XDG_STATE_HOME", str(where / "state"))
+    yield where
+    shutil.rmtree(where)
+
+
+def give_to_ordinary_user(top: Path, *but: Path) -> None:
+    """Let the ordinary user have a directory and what is in it."""
+    for path in [top, *top.rglob("*")]:
         if path not in but:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-        if parent.name.startswith("pytest-of-"):
-            break
 
 
 def opened(vault: Path) -> vaultfs.Vault:

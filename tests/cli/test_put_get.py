@@ -385,14 +385,17 @@ def test_a_vault_is_not_put_into_itself(run: Run, vault: Path, tmp_path: Path) -
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
-def test_set_id_bits_of_others_are_not_taken_over(vault: Path, tmp_path: Path, passfile: Path) -> None:
+def test_set_id_bits_of_others_are_not_taken_over(vault: Path, passfile: Path, reachable: Path) -> None:
     """An ordinary user who copies root's set-uid file owns the copy, and must not make it set-uid."""
-    source = tmp_path / "source"
+    for path in (vault, passfile):
+        path.rename(reachable / path.name)
+    source = reachable / "source"
     source.mkdir()
     (source / "tool").write_bytes(b"x")
     (source / "tool").chmod(0o6755)
-    give_to_ordinary_user(tmp_path, source, source / "tool")
-    assert as_ordinary_user("put", vault, source, "/copy", "--passfile", passfile) == 0
-    with vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD), read_only=True) as found:
+    give_to_ordinary_user(reachable, source, source / "tool")
+    words = ["put", reachable / "vault", source, "/copy", "--passfile", reachable / passfile.name]
+    assert as_ordinary_user(*words) == 0
+    with vaultfs.open_vault(reachable / "vault", vaultfs.Secret.password(PASSWORD), read_only=True) as found:
         status = found.stat("/copy/tool")
         assert (status.st_uid, oct(status.st_mode)) == (NOBODY, oct(stat.S_IFREG | 0o755))

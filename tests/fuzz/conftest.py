@@ -1,0 +1,23 @@
+"""Memory is watched in every test here: whatever the input says, a parser must not take much more than it was given."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+MOST_BYTES = 8 << 20
+"""The largest inputs are some kilobytes; messages of errors, Hypothesis and caches need the rest."""
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < MOST_BYTES

@@ -85,6 +85,14 @@ def _reply(
                 raise FUSEError(error.errno) from None
             except _Database as error:
                 raise FUSEError(self.fs.committer.fail(error).errno) from None
+            except FUSEError:
+                raise
+            except Exception as error:
+                # A fault of ours.  A change may be half done, so nothing of it may reach the disk.
+                log.exception("%s failed", method.__name__)
+                if change:
+                    self.fs.committer.fail(error)
+                raise FUSEError(errno.EIO) from None
 
         return cast("Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]", handler)
 
@@ -439,7 +447,8 @@ class VaultOperations(pyfuse3.Operations):
         """Not needed; saying so once saves a request per close."""
         raise FUSEError(errno.ENOSYS)
 
-    async def release(self, fh: FileHandleT) -> None:
+    @_reading
+    def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         inode = self.handles.remove(fh).inode
         self.fs.release(inode)
@@ -510,6 +519,7 @@ class VaultOperations(pyfuse3.Operations):
             handle.ahead.popleft()
             start = handle.next_cookie = entry.cookie
 
-    async def releasedir(self, fh: FileHandleT) -> None:
+    @_reading
+    def releasedir(self, fh: FileHandleT) -> None:
         """Close a directory."""
         self.fs.release(self.handles.remove(fh).inode)

@@ -12,6 +12,7 @@ a crash the database must be of one of the two.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from platformdirs import user_state_dir
 
 from vaultfs.crypto.head import HeadRecord, hash_database
 from vaultfs.crypto.keys import Keyring
-from vaultfs.errors import IntegrityError, RollbackError, VaultError
+from vaultfs.errors import IntegrityError, RollbackError, StorageError, VaultError
 from vaultfs.ids import Generation
 from vaultfs.storage.durable import atomic_replace, storage_errors
 from vaultfs.storage.layout import VaultLayout
@@ -97,6 +98,8 @@ class Head:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+                raise StorageError(f"cannot read {path}: {error.strerror}") from error
             raise IntegrityError(f"{path}: {error.strerror}; restore it, or run vaultfs fsck --repair") from error
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

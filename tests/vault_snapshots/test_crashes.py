@@ -76,8 +76,10 @@ def test_a_crash_anywhere_in_making_one(sample: Sample, tmp_path: object) -> Non
     assert len(outcomes) > 20
 
 
-def test_a_snapshot_whose_manifest_is_on_the_disk_is_finished(sample: Sample) -> None:
+def test_a_snapshot_whose_manifest_is_on_the_disk_is_finished(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the very same manifest, as somebody may have copied it already."""
+    with sample.open() as vault:
+        then = contents(vault)
     for half_steps in range(MOST_HALF_STEPS):
         case = sample.copy(sample.path.parent / f"case {half_steps}")
         _forget_witness(case)
@@ -93,7 +95,24 @@ def test_a_snapshot_whose_manifest_is_on_the_disk_is_finished(sample: Sample) ->
             assert [(info.seq, info.id) for info in vault.snapshots()] == manifests
             assert vault.filesystem.head.record is not None
             assert vault.filesystem.head.record.manifest_hash == bytes.fromhex(manifests[0][1])
+            # It keeps what it needs from the start.
+            vault.remove([b"/twin", b"/d/own"][attempt])
+            while vault.filesystem.files.sweep():
+                pass
+            vault.commit()
             assert problems(vault.filesystem) == [], attempt
+        assert case.snapshot_contents(1) == then
+    # A second crash, right after HEAD was written for it.
+    shutil.rmtree(case.path)
+    shutil.copytree(database, case.path)
+    _forget_witness(case)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "_add_row", _fail)
+        with pytest.raises(StorageError, match="on purpose"):
+            case.open()
+    with case.open() as vault:
+        assert [(info.seq, info.id) for info in vault.snapshots()] == manifests
+        assert problems(vault.filesystem) == []
     # Without the manifest there is nothing to finish.
     shutil.rmtree(case.path)
     shutil.copytree(database, case.path)
@@ -251,6 +270,10 @@ def test_the_wal_is_not_written_into_the_file_while_it_is_read(sample: Sample, m
                 vault.commit()
         assert len(vault.snapshots()) == 1
     sample.open_snapshot(1).close()
+
+
+def _fail(*_: object) -> None:
+    raise StorageError("on purpose")
 
 
 def _forget_witness(case: Sample) -> None:

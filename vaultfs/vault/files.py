@@ -30,6 +30,8 @@ from vaultfs.vault.write_log import WriteLog
 log = logging.getLogger(__name__)
 
 DIRTY_LIMIT_BYTES: Final = 24 << 20
+DIRTY_LIMIT_CHUNKS: Final = 8192
+"""So many tiny ones take 8 MiB with what belongs to them."""
 DEDUP_MIN_BYTES: Final = 32 << 10
 """Smaller chunks are not worth an index entry (about 50 bytes) and a look into it."""
 MAX_FILE_BYTES: Final = (1 << 63) - 1
@@ -216,8 +218,8 @@ class Files:
                 raise
             position += stop - start
         self._wrote(inode, offset, data)
-        if self._dirty_bytes > DIRTY_LIMIT_BYTES:
-            self.stage(DIRTY_LIMIT_BYTES // 2)
+        if self._dirty_bytes > DIRTY_LIMIT_BYTES or len(self._dirty_order) > DIRTY_LIMIT_CHUNKS:
+            self.stage(DIRTY_LIMIT_BYTES // 2, DIRTY_LIMIT_CHUNKS // 2)
 
     def _wrote(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         if data:
@@ -328,10 +330,10 @@ class Files:
         else:
             self._chunks.release([old])
 
-    def stage(self, keep_bytes: int = 0) -> None:
-        """Hand dirty chunks over, the oldest first, until at most ``keep_bytes`` are left."""
+    def stage(self, keep_bytes: int = 0, keep_chunks: int = 0) -> None:
+        """Hand dirty chunks over, the oldest first, until at most ``keep_bytes`` in ``keep_chunks`` are left."""
         order = self._dirty_order
-        while order and self._dirty_bytes >= keep_bytes:
+        while order and (self._dirty_bytes > keep_bytes or len(order) > keep_chunks):
             number, index = next(iter(order))
             inode = order[number, index]
             buffer = inode.dirty[index]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CACHED_INODES: Final = 20_000
 """About 10 MB."""
+CHANGED_INODES: Final = 10_000
+"""More are written into the open transaction, though it is not committed yet, so that they may be forgotten."""
 REMEMBERED_GONE: Final = 4096
 NO_PARENT: Final = InodeId(0)
 
@@ -134,6 +136,7 @@ class InodeTable:
         self._cached: dict[InodeId, Inode] = {}
         self._changed: dict[InodeId, Inode] = {}
         self._gone: dict[InodeId, Inode] = {}
+        self._trim_at = CACHED_INODES
         self.next_inode = next_inode
         self.version = 0
         """Rises with every change of any inode, and so with every change of names."""
@@ -165,19 +168,22 @@ class InodeTable:
 
     def _remember(self, inode: Inode) -> Inode:
         self._cached[inode.id] = inode
-        if len(self._cached) > CACHED_INODES:
+        if len(self._cached) > self._trim_at:
             self._trim()
         return inode
 
     def _trim(self) -> None:
-        """Forget the oldest quarter, as far as it may be forgotten."""
+        """Forget the oldest quarter, as far as it may be forgotten; what is in the way is not looked at too soon again."""
         kept: list[Inode] = []
+        if len(self._changed) > CHANGED_INODES:
+            self.flush()
         for number in list(islice(self._cached, CACHED_INODES // 4)):
             inode = self._cached.pop(number)
             if inode.opens or number in self._changed or inode.dirty or inode.pending:
                 kept.append(inode)
         for inode in kept:
             self._cached[inode.id] = inode
+        self._trim_at = max(CACHED_INODES, len(self._cached) + len(kept) // 2)
 
     def create(
         self,

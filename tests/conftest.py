@@ -41,6 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK_VARIABLE] = f"{os.getpid()}-{uuid.uuid4().hex}"
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_shared_scratch(), ignore_errors=True)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--long"):
         return
@@ -71,14 +75,14 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < NEEDED_BYTES:
         yield tmp_path
         return
-    where = SHARED_MEMORY / f"vaultfs-{os.environ['VAULTFS_TEST_RUN']}" / tmp_path.name
+    where = _shared_scratch() / tmp_path.name
     where.mkdir(parents=True)
-    try:
-        yield where
-    finally:
-        shutil.rmtree(where)
-        if not any(where.parent.iterdir()):
-            where.parent.rmdir()
+    yield where
+    shutil.rmtree(where, ignore_errors=True)  # what is still mounted there is found and removed after this
+
+
+def _shared_scratch() -> Path:
+    return SHARED_MEMORY / f"vaultfs-{os.environ[MARK_VARIABLE]}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_every_recorded_write(scratch: Path, root: Path, workload: str, long_run
     prepare_vault(root)
     job = Job("vault", workload, 7 if long_run else 1, 100 if long_run else 20)
     report = Recorded(job, scratch, root).check(inspect_vault, seeds=4 if long_run else 1)
-    report.verify(least_points=500 if long_run else 140)
+    report.verify(least_points=300 if long_run else 140)
 
 
 @pytest.mark.root
@@ -33,7 +33,7 @@ def test_every_recorded_write(scratch: Path, root: Path, workload: str, long_run
 def test_every_write_below_ext4(scratch: Path, workload: str, long_run: bool) -> None:
     job = Job("vault", workload, 8 if long_run else 2, 100 if long_run else 20)
     report = BlockRecorded(job, scratch, prepare_vault).check(inspect_vault, seeds=3 if long_run else 1)
-    report.verify(least_points=150 if long_run else 30)
+    report.verify(least_points=100 if long_run else 30)
 
 
 def test_second_cut_while_recovering(scratch: Path, root: Path, long_run: bool) -> None:

@@ -258,11 +258,11 @@ def test_the_largest_file(place: Place) -> None:
     with place.opened() as vault:
         write(vault, "/a", b"end", files.MAX_FILE_BYTES - 3)
         with vault.open("/a", "r+b") as file:
-            with pytest.raises(Exception, match="8 TiB"):
+            with pytest.raises(Exception, match="8 EiB"):
                 file.pwrite(b"1", files.MAX_FILE_BYTES)
             assert file.seek(-3, os.SEEK_END) == files.MAX_FILE_BYTES - 3
             assert file.read() == b"end"
-            with pytest.raises(Exception, match="8 TiB"):
+            with pytest.raises(Exception, match="8 EiB"):
                 file.truncate(files.MAX_FILE_BYTES + 1)
         vault.truncate("/a", 1)
         assert read(vault, "/a") == b"\0"

@@ -173,7 +173,7 @@ class InodeTable:
         return inode
 
     def _trim(self) -> None:
-        """Forget the oldest quarter, as far as it may be forgotten; what is in the way is not looked at too soon again."""
+        """Forget the oldest quarter, as far as it may be; what is in the way is not looked at too soon again."""
         kept: list[Inode] = []
         if len(self._changed) > CHANGED_INODES:
             self.flush()

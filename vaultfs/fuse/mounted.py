@@ -129,7 +129,13 @@ def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
     try:
         if not fs.is_read_only:
             sweep_unfinished(fs)
-        trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
+        failure: VaultError | None = None
+        try:
+            trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
+        except* VaultError as group:
+            failure = _first(group)
+        if failure is not None:  # raised in the clause above it would be wrapped again
+            raise failure
     finally:
         fs.close()
         log.info("unmounted %s", mount.mountpoint)
@@ -151,6 +157,14 @@ def kernel_mount_is_fresh(mount: _Mount) -> bool:
     """Whether whoever holds the vault may be a daemon on its way out: nothing is mounted from it any more."""
     table = Path("/proc/self/mounts").read_bytes()
     return f" fuse.{kernel_mount.SUBTYPE} ".encode() not in table or os.fsencode(mount.source) not in table
+
+
+def _first(group: BaseExceptionGroup[VaultError]) -> VaultError:
+    """The error behind groups within groups, as nurseries make them."""
+    first: VaultError | BaseExceptionGroup[VaultError] = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 class _MountedVault:

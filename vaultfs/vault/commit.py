@@ -184,6 +184,8 @@ class Committer:
         Raises:
             StorageError: the disk failed; the vault is read-only from now on.
         """
+        if self.failure is not None:
+            raise self.failure  # the kernel reports a failed sync once; the next one would lie
         try:
             self._database.sync_wal()
         except StorageError as error:

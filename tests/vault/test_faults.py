@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from vaultfs.errors import NoSpaceError, StorageError, VaultError
+from vaultfs.errors import VaultError
 from vaultfs.vault.api import Vault
-from vaultfs.vault.filesystem import FileSystem
 
 from .faults import Faults
 from .vaults import CHUNK_BYTES, Makers, Place, read, require_consistent, write

@@ -23,6 +23,7 @@ from vaultfs.vault.opening import open_filesystem
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
 from vaultfs.vault.snapshots import create_snapshot, delete_snapshot, list_snapshots
+from vaultfs.vault.tree import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -251,7 +252,10 @@ class Vault:
         old_chain, old_name = self._place(old)
         new_chain, new_name = self._place(new)
         moved = self.filesystem.tree.child(old_chain[-1].id, old_name)
-        if any(inode is moved for inode in new_chain):
+        there = self.filesystem.tree.lookup(new_chain[-1].id, new_name)
+        if any(inode.id == moved.id for inode in new_chain) or (
+            flags & RENAME_EXCHANGE and there is not None and any(inode.id == there.id for inode in old_chain)
+        ):
             raise FileSystemError(errno.EINVAL, "a directory cannot be moved into itself")
         with self.filesystem.changing():
             self.filesystem.rename(old_chain[-1].id, old_name, new_chain[-1].id, new_name, flags)

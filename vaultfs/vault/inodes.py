@@ -211,6 +211,8 @@ class InodeTable:
         if inode.is_gone:
             return
         self._changed[inode.id] = inode
+        # It may have been forgotten since its user got it; a second object read from the database would be out of date.
+        self._cached.setdefault(inode.id, inode)
 
     def has_changes(self) -> bool:
         """Whether a flush would write."""

@@ -17,6 +17,8 @@ import pytest
 
 from vaultfs.cli.mounts import live_mounts
 from vaultfs.errors import ExitCode
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.lock import read_holder
 
 from .conftest import (
     NOBODY,
@@ -139,13 +141,15 @@ def test_second_daemon_and_other_commands(vault: Path, folder: Path, passfile: P
     umount(folder)
 
 
-def test_idle_folder_unmounts_itself(vault: Path, folder: Path, passfile: Path) -> None:
-    mount(vault, folder, passfile, "--idle", "0.5s")
-    found = status(folder)
-    with watched(found["pid"]):
+def test_idle_folder_unmounts_itself(vault: Path, folder: Path, passfile: Path, own_state: Path) -> None:
+    mount(vault, folder, passfile, "--idle", "2s")
+    holder = read_holder(VaultLayout(vault))
+    assert holder is not None
+    with watched(holder.pid):
         (folder / "file").write_bytes(b"contents")
     assert not os.path.ismount(folder)
-    assert "nobody used" in Path(found["log"]).read_text()
+    (log,) = (own_state / "vaultfs" / "log").iterdir()
+    assert "nobody used" in log.read_text()
     assert read_file(vault, "/file") == b"contents"
 
 

@@ -394,7 +394,7 @@ def test_set_id_bits_of_others_are_not_taken_over(vault: Path, passfile: Path, r
     (source / "tool").write_bytes(b"x")
     (source / "tool").chmod(0o6755)
     give_to_ordinary_user(reachable, source, source / "tool")
-    words = ["put", reachable / "vault", source, "/copy", "--passfile", reachable / passfile.name]
+    words: list[str | Path] = ["put", reachable / "vault", source, "/copy", "--passfile", reachable / passfile.name]
     assert as_ordinary_user(*words) == 0
     with vaultfs.open_vault(reachable / "vault", vaultfs.Secret.password(PASSWORD), read_only=True) as found:
         status = found.stat("/copy/tool")

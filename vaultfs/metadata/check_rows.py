@@ -30,7 +30,6 @@ _INTEGERS: Final = (
 )
 _NO_INTEGERS: Final = " OR ".join(f"typeof({column}) <> 'integer'" for column in _INTEGERS)
 _AS_INTEGERS: Final = ", ".join(f"{column}=CAST({column} AS INTEGER)" for column in _INTEGERS)
-_BATCH: Final = 500
 
 
 class EntryRow(NamedTuple):
@@ -87,21 +86,22 @@ class CheckRows:
         )
 
     def users_of_chunks(self, chunks: Iterable[int]) -> list[Used]:
-        """The extents that name any of these chunks, in order of inode and index; one walk over all extents for 500."""
-        wanted = list(chunks)
-        found: list[Used] = []
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
-            marks = ",".join("?" * len(batch))
-            found += map(
+        """The extents that name any of these chunks, in order of inode and index; one walk over all extents."""
+        self._execute("CREATE TEMP TABLE IF NOT EXISTS fsck_wanted (chunk INTEGER PRIMARY KEY)")
+        self._execute("DELETE FROM temp.fsck_wanted")
+        self._database.many("INSERT OR IGNORE INTO temp.fsck_wanted VALUES (?)", ((chunk,) for chunk in chunks))
+        if self._database.scalar("SELECT 1 FROM temp.fsck_wanted") is None:
+            return []
+        return list(
+            map(
                 Used._make,
                 self._rows(
-                    "SELECT e.chunk, e.inode, e.idx, c.length FROM extent e LEFT JOIN chunk c ON c.id=e.chunk "  # noqa: S608
-                    f"WHERE e.chunk IN ({marks})",
-                    tuple(batch),
+                    "SELECT e.chunk, e.inode, e.idx, c.length FROM extent e "
+                    "CROSS JOIN temp.fsck_wanted w ON w.chunk=e.chunk LEFT JOIN chunk c ON c.id=e.chunk "
+                    "ORDER BY e.inode, e.idx"
                 ),
             )
-        return sorted(found, key=lambda used: (used.inode, used.idx))
+        )
 
     # --- inodes
 
@@ -218,7 +218,8 @@ class CheckRows:
     def child(self, parent: InodeId, name: bytes) -> tuple[InodeId, int] | None:
         """(inode, mode) behind a name; None if there is nothing."""
         rows = self._rows(
-            "SELECT i.id, i.mode FROM entry e JOIN inode i ON i.id=e.inode WHERE e.parent=? AND e.name=?", (parent, name)
+            "SELECT i.id, i.mode FROM entry e JOIN inode i ON i.id=e.inode WHERE e.parent=? AND e.name=?",
+            (parent, name),
         )
         return cast("tuple[InodeId, int]", rows[0]) if rows else None
 

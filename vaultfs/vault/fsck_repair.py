@@ -186,9 +186,9 @@ class Examination:
 
     def is_readable_copy(self, inode: InodeId) -> bool:
         """Whether an inode is what `readable_copy` has made, and nobody has moved."""
-        entries = self.tree.entries_of(inode)
-        return len(entries) == 1 and (
-            entries[0].parent == self.lost_and_found() and _READABLE.fullmatch(entries[0].name) is not None
+        names = self.tree.names_of(inode)
+        return len(names) == 1 and (
+            names[0][0] == self.lost_and_found() and _READABLE.fullmatch(names[0][1]) is not None
         )
 
     def newer_copy(self, inode: InodeId, end: int) -> InodeId:

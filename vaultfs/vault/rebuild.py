@@ -335,7 +335,7 @@ def _fill_in(ex: Examination, base: _Base, described: RebuildRows, sources: _Sou
                 sources.put(target, chunk)
         if chunks and not is_known:
             ex.make_file(inode)
-            if not ex.tree.entries_of(inode):
+            if not ex.tree.names_of(inode):
                 ex.keep(inode)
                 count += 1
     ex.data.count_references()

@@ -122,7 +122,7 @@ def test_wrong_link_counts(copy: Copy, wrong: int, path: bytes) -> None:
         assert vault.stat(path).st_nlink == {FILE: 2, b"/folder": 3, b"/": 3 + 1}[path]  # one made by the check
 
 
-@pytest.mark.parametrize("size", [-1, (8 << 40) + 1, 1 << 62])
+@pytest.mark.parametrize("size", [-1, -(1 << 62)])
 def test_sizes_that_cannot_be(copy: Copy, size: int) -> None:
     copy.edit("UPDATE inode SET size=? WHERE id=?", size, copy.inode(FILE))
     report = copy.check()

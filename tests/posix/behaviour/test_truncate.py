@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,27 @@ def test_what_cannot_be_truncated(mounted: Path) -> None:
     with opened(file, os.O_RDONLY) as descriptor, fails(errno.EINVAL):
         os.ftruncate(descriptor, 0)
     assert file.read_bytes() == b"data"
+
+
+def test_a_limit_of_the_process_on_file_sizes_holds(mounted: Path) -> None:
+    file = mounted / "file"
+    child = os.fork()
+    if child == 0:
+        outcomes = []
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+            with opened(file, os.O_CREAT | os.O_RDWR) as descriptor:
+                outcomes.append(os.pwrite(descriptor, b"x" * 100, 950))
+                for too_long in (lambda: os.pwrite(descriptor, b"x", 1000), lambda: os.ftruncate(descriptor, 1001)):
+                    try:
+                        too_long()
+                    except OSError as error:
+                        outcomes.append(error.errno or 0)
+        finally:
+            os._exit(0 if outcomes == [50, errno.EFBIG, errno.EFBIG] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert file.stat().st_size == 1000
 
 
 OFFSETS = st.one_of(st.integers(0, 3 * CHUNK), st.sampled_from([0, 4096, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK]))

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from vaultfs.crypto.kdf import KdfParameters
     from vaultfs.crypto.slots import Secret
-    from vaultfs.vault.api import Vault, VaultFile, open_vault
+    from vaultfs.vault.api import Vault, open_vault
     from vaultfs.vault.opening import create_vault
+    from vaultfs.vault.vault_file import VaultFile
 
 _PLACES: Final = {
     "KdfParameters": "vaultfs.crypto.kdf",
     "Secret": "vaultfs.crypto.slots",
     "Vault": "vaultfs.vault.api",
-    "VaultFile": "vaultfs.vault.api",
+    "VaultFile": "vaultfs.vault.vault_file",
     "create_vault": "vaultfs.vault.opening",
     "open_vault": "vaultfs.vault.api",
 }

@@ -12,13 +12,12 @@ writes through older handles may be the kernel's late ones, of data from before.
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import pyfuse3
 import trio
@@ -39,6 +38,7 @@ from pyfuse3 import (
 )
 
 from vaultfs.errors import VaultError
+from vaultfs.fuse.answering import changing, reading
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from vaultfs.fuse.read_around import ReadAround
@@ -59,48 +59,7 @@ _DOTS: Final = (b".", b"..")
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _MASKED: Final = 0o7777 | stat.S_IFMT(0o177777)
 
-P = ParamSpec("P")
-R = TypeVar("R")
 _Database: Final = database_failures()
-
-
-def _reply(
-    change: bool,
-) -> Callable[
-    [Callable[Concatenate[VaultOperations, P], R]], Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]
-]:
-    """Make a request handler of a plain method: refuse changes where there are none, and translate errors."""
-
-    def decorate(
-        method: Callable[Concatenate[VaultOperations, P], R],
-    ) -> Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]:
-        @functools.wraps(method)
-        async def handler(self: VaultOperations, *args: P.args, **kwargs: P.kwargs) -> R:
-            self.requests += 1
-            try:
-                if change and self.is_stopped:
-                    self.fs.check_writable()
-                return method(self, *args, **kwargs)
-            except VaultError as error:
-                raise FUSEError(error.errno) from None
-            except _Database as error:
-                raise FUSEError(self.fs.committer.fail(error).errno) from None
-            except FUSEError:
-                raise
-            except Exception as error:
-                # A fault of ours.  A change may be half done, so nothing of it may reach the disk.
-                log.exception("%s failed", method.__name__)
-                if change:
-                    self.fs.committer.fail(error)
-                raise FUSEError(errno.EIO) from None
-
-        return cast("Callable[Concatenate[VaultOperations, P], Coroutine[Any, Any, R]]", handler)
-
-    return decorate
-
-
-_reading = _reply(change=False)
-_changing = _reply(change=True)
 
 
 class VaultOperations(pyfuse3.Operations):
@@ -159,7 +118,7 @@ class VaultOperations(pyfuse3.Operations):
 
     # --- names
 
-    @_reading
+    @reading
     def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """Find a name."""
         if len(name) > NAME_MAX_BYTES:
@@ -177,7 +136,7 @@ class VaultOperations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Nothing to do: numbers are never used twice, and open handles keep inodes alive."""
 
-    @_changing
+    @changing
     def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
@@ -186,20 +145,20 @@ class VaultOperations(pyfuse3.Operations):
             self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask, rdev=rdev)
         )
 
-    @_changing
+    @changing
     def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
         mode = ModeT(stat.S_IFDIR | (mode & 0o7777))
         return self._attributes(self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
 
-    @_changing
+    @changing
     def symlink(self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """Make a symlink."""
         return self._attributes(
             self.fs.make(InodeId(parent_inode), name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target=target)
         )
 
-    @_changing
+    @changing
     def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -208,7 +167,7 @@ class VaultOperations(pyfuse3.Operations):
         inode = self.fs.make(InodeId(parent_inode), name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
         return self._opened(inode, flags, ctx), self._attributes(inode)
 
-    @_changing
+    @changing
     def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -218,17 +177,17 @@ class VaultOperations(pyfuse3.Operations):
         self.fs.tree.link(linked, InodeId(new_parent_inode), new_name)
         return self._attributes(linked)
 
-    @_changing
+    @changing
     def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove a name."""
         self.fs.unlink(InodeId(parent_inode), name)
 
-    @_changing
+    @changing
     def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove an empty directory."""
         self.fs.rmdir(InodeId(parent_inode), name)
 
-    @_changing
+    @changing
     def rename(
         self,
         parent_inode_old: InodeT,
@@ -241,7 +200,7 @@ class VaultOperations(pyfuse3.Operations):
         """Move or exchange names."""
         self.fs.rename(InodeId(parent_inode_old), name_old, InodeId(parent_inode_new), name_new, flags)
 
-    @_reading
+    @reading
     def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         """The target of a symlink."""
         target = self.fs.inodes.get(InodeId(inode)).target
@@ -251,7 +210,7 @@ class VaultOperations(pyfuse3.Operations):
 
     # --- attributes
 
-    @_reading
+    @reading
     def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """The attributes of an inode."""
         return self._attributes(self.fs.inodes.get(InodeId(inode)))
@@ -271,7 +230,7 @@ class VaultOperations(pyfuse3.Operations):
             await self.durability.pass_gate()
             await self.read_around.settled(inode)
 
-    @_changing
+    @changing
     def _setattr(
         self, number: InodeT, attr: EntryAttributes, fields: SetattrFields, ctx: RequestContext
     ) -> EntryAttributes:
@@ -292,7 +251,7 @@ class VaultOperations(pyfuse3.Operations):
             self._set_id_since[inode.id] = self.handles.newest
         return self._attributes(inode)
 
-    @_reading
+    @reading
     def statfs(self, ctx: RequestContext) -> StatvfsData:
         """Room, as the disk below has it."""
         below = self.fs.space.statvfs()
@@ -310,17 +269,17 @@ class VaultOperations(pyfuse3.Operations):
 
     # --- extended attributes
 
-    @_reading
+    @reading
     def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """The value of an attribute."""
         return self.fs.xattrs.get(self.fs.inodes.get(InodeId(inode)), name)
 
-    @_reading
+    @reading
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         """The names of an inode's attributes."""
         return [XAttrNameT(name) for name in self.fs.xattrs.names(self.fs.inodes.get(InodeId(inode)))]
 
-    @_changing
+    @changing
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set an attribute."""
         self.fs.check_room(len(value))
@@ -335,7 +294,7 @@ class VaultOperations(pyfuse3.Operations):
         """Whether a process may keep the set-group-id bit when it changes permissions."""
         return ctx.uid == 0 or inode.gid == ctx.gid or inode.gid in pyfuse3.get_sup_groups(ctx.pid)
 
-    @_changing
+    @changing
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Remove an attribute."""
         self.fs.xattrs.remove(self.fs.inodes.get(InodeId(inode)), name)
@@ -353,7 +312,7 @@ class VaultOperations(pyfuse3.Operations):
             await self._before_writing(InodeId(inode))
         return await self._open(inode, flags, ctx)
 
-    @_reading
+    @reading
     def _open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) and self.is_stopped:
             self.fs.check_writable()
@@ -447,7 +406,7 @@ class VaultOperations(pyfuse3.Operations):
         """Not needed; saying so once saves a request per close."""
         raise FUSEError(errno.ENOSYS)
 
-    @_reading
+    @reading
     def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         inode = self.handles.remove(fh).inode
@@ -475,14 +434,14 @@ class VaultOperations(pyfuse3.Operations):
 
     # --- directories
 
-    @_reading
+    @reading
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         directory = self.fs.inodes.get(InodeId(inode))
         self.fs.open(directory)
         return FileHandleT(self.handles.add(DirectoryHandle(directory)))
 
-    @_reading
+    @reading
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List names with attributes, so that looking at each needs no request of its own."""
         handle = self.handles.directory(fh)
@@ -519,7 +478,7 @@ class VaultOperations(pyfuse3.Operations):
             handle.ahead.popleft()
             start = handle.next_cookie = entry.cookie
 
-    @_reading
+    @reading
     def releasedir(self, fh: FileHandleT) -> None:
         """Close a directory."""
         self.fs.release(self.handles.remove(fh).inode)

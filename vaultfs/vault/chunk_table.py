@@ -18,7 +18,7 @@ from vaultfs.errors import IntegrityError
 from vaultfs.ids import ChunkId, SegmentId, SnapshotSeq
 from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
 from vaultfs.metadata.snapshot_rows import SnapshotRows
-from vaultfs.vault.pipeline import ChunkMoved, SealJob, SegmentBeingWritten, SegmentSealed
+from vaultfs.vault.sealing_jobs import ChunkMoved, SealJob, SegmentBeingWritten, SegmentSealed
 
 
 class ChunkTable:

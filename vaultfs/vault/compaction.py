@@ -30,8 +30,8 @@ from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace
 from vaultfs.vault.files import DEDUP_MIN_BYTES
 from vaultfs.vault.opening import load_header
-from vaultfs.vault.pipeline import NOBODY, SealJob
 from vaultfs.vault.reading import open_sealed
+from vaultfs.vault.sealing_jobs import NOBODY, SealJob
 from vaultfs.vault.segment_index import read_index
 
 if TYPE_CHECKING:

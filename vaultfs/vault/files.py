@@ -22,8 +22,9 @@ from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
-from vaultfs.vault.pipeline import ChunkMoved, SealingPipeline, SealJob, SegmentSealed
+from vaultfs.vault.pipeline import SealingPipeline
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Wanted
+from vaultfs.vault.sealing_jobs import ChunkMoved, SealJob, SegmentSealed
 from vaultfs.vault.segments import ReadableSegment, SegmentAccess
 from vaultfs.vault.write_log import WriteLog
 
@@ -82,6 +83,8 @@ class Files:
         self.nameless: dict[InodeId, Inode] = {}
         """Inodes without name that are open."""
         self._stored_orphans: set[InodeId] = set()
+        self.stays_in_memory = False
+        """Nothing is sealed: what the intent log adds to a vault that is open read-only."""
 
     # --- reading
 
@@ -293,6 +296,11 @@ class Files:
         if not length or (data[0] == 0 and data == self._zeros[:length]):
             self._drop_extent(inode, index)
             return
+        if self.stays_in_memory:
+            inode.own_dirty()[index] = bytearray(data)
+            self._dirty_bytes += length
+            self._dirty_order[inode.id, index] = inode
+            return
         known: bytes | None = None
         if length >= DEDUP_MIN_BYTES:
             known = fingerprint(self._fingerprint_key, data)
@@ -333,6 +341,8 @@ class Files:
     def stage(self, keep_bytes: int = 0, keep_chunks: int = 0) -> None:
         """Hand dirty chunks over, the oldest first, until at most ``keep_bytes`` in ``keep_chunks`` are left."""
         order = self._dirty_order
+        if self.stays_in_memory:
+            return
         while order and (self._dirty_bytes > keep_bytes or len(order) > keep_chunks):
             number, index = next(iter(order))
             inode = order[number, index]

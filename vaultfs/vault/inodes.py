@@ -18,7 +18,7 @@ from vaultfs.ids import InodeId
 from vaultfs.metadata.tree_rows import InodeRow, TreeRows
 
 if TYPE_CHECKING:
-    from vaultfs.vault.pipeline import SealJob
+    from vaultfs.vault.sealing_jobs import SealJob
 
 CACHED_INODES: Final = 20_000
 """About 10 MB."""

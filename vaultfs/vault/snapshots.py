@@ -41,7 +41,7 @@ from vaultfs.metadata.snapshot_rows import PiecePlace, SnapshotRow
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.vault.pipeline import SealJob
+from vaultfs.vault.sealing_jobs import SealJob
 from vaultfs.vault.snapshot_manifest import (
     Piece,
     SegmentFacts,

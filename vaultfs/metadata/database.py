@@ -27,7 +27,7 @@ WAL_FRAME_BYTES: Final = 24 + 4096
 WAL_RESERVE_BYTES: Final = 4 << 20
 
 CACHE_KIB: Final = 64 * 1024
-"""SQLite's page cache.  A third of a database of a million files fits; the daemon then takes about 140 of its 200 MiB."""
+"""SQLite's page cache: a third of a database of a million files.  The daemon then takes about 140 of its 200 MiB."""
 
 
 def database_failures() -> type[Exception]:
@@ -299,6 +299,13 @@ class MetadataDatabase:
         if self._image_fd >= 0:
             os.close(self._image_fd)
             self._image_fd = -1
+
+    def keep_log(self) -> None:
+        """Leave the file and its WAL as they are at `close`: for those who only read.
+
+        SQLite would move the WAL into the file, if there is one.
+        """
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     @property
     def is_intact(self) -> bool:

@@ -1,6 +1,7 @@
 """Faults to build into a copy of vaultfs: each must make a crash test fail, or the suite is not good enough.
 
-A mutant names the text that it replaces.  Who changes such a line in vaultfs changes it here too.
+A mutant names the text that it replaces.  Who changes such a line in vaultfs changes it here too.  (One that cannot be
+seen is left out: the directory of the WAL is synced by SQLite as well, when it begins a WAL.)
 """
 
 from __future__ import annotations
@@ -50,13 +51,6 @@ MUTANTS: Final = (
         "os.fdatasync(self._wal_fd)",
         "os.fstat(self._wal_fd)",
         f"{POWER}[documents]",
-    ),
-    Mutant(
-        "fsync of the directory that holds the WAL",
-        "metadata/database.py",
-        "os.fsync(directory)",
-        "os.fstat(directory)",
-        f"{POWER}[names]",
     ),
     Mutant(
         "sync of the WAL after a full commit",
@@ -187,9 +181,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "waiting for the commit before room is given back",
-        "vault/reclaim.py",
-        "        if not self._noted and not self._free_now:\n            self._noted =",
-        "        if not self._noted and not self._free_now:\n            self._free_now =",
+        "vault/commit.py",
+        "        self.sync_wal()\n        self.clean_up()\n        while self.reclaim_step():\n            pass\n",
+        "        self.clean_up()\n        while self.reclaim_step():\n            pass\n        self.sync_wal()\n",
         f"{POWER}[sessions]",
     ),
 )

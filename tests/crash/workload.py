@@ -169,6 +169,16 @@ def _save_documents(generator: _Generator) -> None:
         generator.promise()
 
 
+def _cut_and_grow(generator: _Generator, path: str) -> None:
+    """What was cut off must not come back where the file grows again."""
+    generator.add("write", path, 0, generator.payload(2 * BLOCK) * 2)
+    generator.add("commit")
+    size = generator.chance.randrange(1, len(generator.model.find(path).data))
+    generator.add("truncate", path, size)
+    generator.add("write", path, size + generator.chance.randrange(50, 500), generator.payload(300)[:300])
+    generator.add("fsync", path)
+
+
 def _rewrite(generator: _Generator) -> None:
     """Writes at all offsets, truncates both ways, holes."""
     path = generator.existing_file()
@@ -179,6 +189,8 @@ def _rewrite(generator: _Generator) -> None:
         generator.add("write", path, generator.offset(path), generator.payload())
     elif choice < 0.8:
         generator.add("truncate", path, generator.offset(path))
+    elif choice < 0.85:
+        _cut_and_grow(generator, path)
     elif choice < 0.9:
         if generator.chance.random() < 0.5:
             generator.add("hold", path)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-MOST_BYTES = 8 << 20
-"""The largest inputs are some kilobytes; messages of errors, Hypothesis and caches need the rest."""
+MOST_BYTES = 64 << 20
+"""Inputs have some kilobytes, and the lengths in them say gigabytes; Hypothesis itself takes up to 20 MB."""
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,9 @@ import pytest
 
 from fsck.vault_copies import CHUNK, Copy, assert_sound, codes, damaged_files, data_of, names_in, walk
 from vaultfs.errors import ExitCode, IntegrityError, VaultError
+from vaultfs.metadata.compaction_rows import Policy
 from vaultfs.metadata.database import MetadataDatabase
+from vaultfs.vault.compaction import compact
 from vaultfs.vault.opening import open_database
 
 LOST = b"/lost+found"
@@ -208,6 +210,24 @@ def test_the_old_database_is_kept(copy: Copy) -> None:
     damaged = copy.layout.database.read_bytes()
     copy.check(repair=True)
     assert (copy.path / "damaged" / "metadata.db").read_bytes() == damaged
+
+
+def test_a_chunk_that_was_moved_counts_where_it_is_whole(copy: Copy) -> None:
+    """Its old segment may still be there, with zeros in the place of what was moved, or damaged."""
+    old = {path: path.read_bytes() for path in copy.segments()}
+    with copy.open() as vault:
+        compact(vault.filesystem, policy=Policy(0, 101, 0, 1 << 30, 0))
+    assert not set(old) & set(copy.segments())
+    for number, (path, data) in enumerate(old.items()):
+        first = 64 + number
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data[:first] + bytes(len(data) // 2 - first) + data[len(data) // 2 :])
+    numbers = {path: copy.inode(path) for path, data in copy.contents.items() if data}
+    lose_database(copy)
+    rebuilt(copy)
+    for name, inode in numbers.items():
+        assert data_of(copy, LOST + b"/%d" % inode) == copy.contents[name]
+    assert copy.check().is_clean
 
 
 def test_it_can_be_interrupted_and_begun_again(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,12 +60,18 @@ class RebuildRows:
         return cast("int", self._database.scalar("SELECT coalesce(max(inode), 0) FROM temp.described"))
 
     def newest(self, first_chunk: int) -> Iterator[Described]:
-        """For each place in each file the chunk written last, if its number is at least ``first_chunk``."""
+        """For each index of each file the chunk written last, if its number is at least ``first_chunk``.
+
+        One that was written again elsewhere, with the same number, comes once for each place.
+        """
         return map(
             Described._make,
             self._database.rows(
-                "SELECT max(chunk), segment, offset, stored, length, inode, idx FROM temp.described "
-                "WHERE inode>0 GROUP BY inode, idx HAVING max(chunk)>=? ORDER BY inode, idx",
+                "SELECT d.chunk, d.segment, d.offset, d.stored, d.length, d.inode, d.idx FROM "
+                "(SELECT inode, idx, max(chunk) AS chunk FROM temp.described WHERE inode>0 "
+                "GROUP BY inode, idx HAVING max(chunk)>=?) n "
+                "CROSS JOIN temp.described d ON d.inode=n.inode AND d.idx=n.idx AND d.chunk=n.chunk "
+                "ORDER BY d.inode, d.idx, d.segment",
                 (first_chunk,),
             ),
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -294,14 +295,25 @@ class _Sources:
             self._open[number] = open_by_header(inspection.layout, self._names[number], inspection.keyring)
         return self._open[number]
 
-    def is_ended(self, chunk: Described) -> bool:
-        """Whether the chunk was given up: its bytes, or some of them, were punched out and are zeros."""
-        _, segment = self._get(chunk.segment)
-        place = IndexEntry(chunk.chunk, chunk.offset, chunk.stored, chunk.length, chunk.inode, chunk.idx)
-        # A sealed chunk looks random: so many zeros do not occur in one.
-        return not chunk_opens(place, segment) and bytes(OVERHEAD_BYTES) in segment.reader.read(
-            chunk.offset, chunk.stored
-        )
+    def choose(self, places: Iterable[Described]) -> Described | None:
+        """The place of a chunk at which it opens; None if it was given up: its bytes were punched out, and are zeros.
+
+        If it is damaged at all its places, one of them, so that it is reported.
+        """
+        damaged: Described | None = None
+        for chunk in places:
+            _, segment = self._get(chunk.segment)
+            entry = IndexEntry(chunk.chunk, chunk.offset, chunk.stored, chunk.length, chunk.inode, chunk.idx)
+            if chunk_opens(entry, segment):
+                return chunk
+            # A sealed chunk looks random: so many zeros do not occur in one.
+            try:
+                is_ended = bytes(OVERHEAD_BYTES) in segment.reader.read(chunk.offset, chunk.stored)
+            except VaultError:
+                is_ended = False
+            if not is_ended:
+                damaged = chunk
+        return damaged
 
     def put(self, inode: InodeId, chunk: Described) -> None:
         """Let a chunk be part of a file, wherever it was found."""
@@ -325,7 +337,8 @@ def _fill_in(ex: Examination, base: _Base, described: RebuildRows, sources: _Sou
         is_known = ex.tree_rows.inode(inode) is not None
         if is_known and not base.is_snapshot and inode not in incomplete:
             continue
-        chunks = [chunk for chunk in group if not sources.is_ended(chunk)]
+        chosen = [sources.choose(places) for _, places in groupby(group, key=lambda each: each.idx)]
+        chunks = [chunk for chunk in chosen if chunk is not None]
         target = inode
         if is_known and base.is_snapshot and chunks:
             end = max(chunk.idx * ex.chunk_size + chunk.length for chunk in chunks)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vaultfs.crypto.aead import SegmentCipher
 from vaultfs.crypto.keys import Keyring
-from vaultfs.errors import IntegrityError
+from vaultfs.errors import IntegrityError, VaultError
 from vaultfs.ids import SegmentName
 from vaultfs.metadata.chunk_rows import ChunkPlace
 from vaultfs.storage.layout import VaultLayout
@@ -89,14 +89,10 @@ def read_index(layout: VaultLayout, name: SegmentName, keyring: Keyring) -> Inde
 
 
 def chunk_opens(entry: IndexEntry, segment: ReadableSegment) -> bool:
-    """Whether the chunk of an index entry is there and whole.
-
-    Raises:
-        StorageError: the disk failed.
-    """
+    """Whether the chunk of an index entry can be read, and is whole."""
     place = ChunkPlace(0, entry.chunk_id, 0, entry.offset, entry.stored, entry.length)  # type: ignore[arg-type]
     try:
         open_sealed(place, segment, segment.reader.read(entry.offset, entry.stored))
-    except IntegrityError:
+    except VaultError:
         return False
     return True

@@ -107,11 +107,11 @@ def read(vault: Vault, path: str) -> bytes:
 
 
 def on_disk(root: Path) -> dict[str, bytes | None]:
-    """Every file and directory of a vault; the lock's text counts for nothing."""
+    """Every file and directory of a vault; the lock's text and SQLite's index of the WAL count for nothing."""
     return {
         str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
         for path in sorted(root.rglob("*"))
-        if path.name != "lock"
+        if path.name not in {"lock", "metadata.db-shm"}
     }
 
 

@@ -120,6 +120,7 @@ class FileSystem:
     def _recover(self) -> None:
         snapshots.check_newest(self)
         if self.is_read_only:
+            self.files.stays_in_memory = True
             recovery.apply_intents(self.chunk_rows, self.inodes, self.files)
             return
         snapshots.finish_interrupted(self)

@@ -214,6 +214,8 @@ def open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, rea
     head.verify_database()
     database, epoch = _open_with_epoch(layout, keyring)
     try:
+        if read_only and record.state != "clean":
+            database.keep_log()
         found = database.setting("generation")
         head.verify_generation(found)
         if not read_only:

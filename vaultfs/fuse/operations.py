@@ -94,7 +94,10 @@ class VaultOperations(pyfuse3.Operations):
         return fs.is_read_only or fs.committer.failure is not None or fs.pipeline.failure is not None
 
     def _attributes(self, inode: Inode) -> EntryAttributes:
-        entry = EntryAttributes()
+        known = inode.answer
+        if isinstance(known, EntryAttributes):
+            return known
+        inode.answer = entry = EntryAttributes()
         entry.st_ino = InodeT(inode.id)
         entry.st_mode = ModeT(inode.mode)
         # Only what differs from pyfuse3's defaults: a listing fills in thousands of these.

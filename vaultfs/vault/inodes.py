@@ -35,6 +35,7 @@ class Inode:
     """A file, directory, symlink or special file; the fields of the row, and its state in this process.
 
     Attributes:
+        answer: what the FUSE side last made of the fields, for as long as they do not change; None: nothing.
         is_gone: it was deleted for good; see `InodeTable.delete`.
         opens: handles that refer to it; with ``nlink`` 0 it lives until this falls to 0.
         dirty: chunks by index that are in memory only; replace the shared empty dict before adding (`own_dirty`).
@@ -42,6 +43,7 @@ class Inode:
     """
 
     __slots__ = (
+        "answer",
         "atime_ns",
         "chunks",
         "ctime_ns",
@@ -77,6 +79,7 @@ class Inode:
             self.target,
             self.parent,
         ) = row
+        self.answer: object = None
         self.opens = 0
         self.is_gone = False
         self.dirty = _NO_DIRTY
@@ -208,6 +211,7 @@ class InodeTable:
     def changed(self, inode: Inode) -> None:
         """Have an inode written at the next flush."""
         self.version += 1
+        inode.answer = None
         if inode.is_gone:
             return
         self._changed[inode.id] = inode

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
 from pathlib import Path
 
 import pytest
 
 from fsck.vault_copies import Copy, damaged_files, secret
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import ExitCode, NotAVaultError, VaultLockedError, WrongPasswordError
+from vaultfs.errors import ExitCode, FileSystemError, NotAVaultError, VaultLockedError, WrongPasswordError
+from vaultfs.vault.api import Vault
 from vaultfs.vault.fsck import check
 
 
@@ -97,3 +100,44 @@ def test_a_repair_after_a_crash_recovers_like_a_mount(copy: Copy) -> None:
         assert not vault.exists(b"/folder/file4")
         assert not vault.exists(b"/lost+found")
     assert copy.check().findings == []
+
+
+def _work(vault: Vault, source: random.Random) -> None:
+    """A hundred things that programs do, all at random."""
+    for _ in range(100):
+        name, other = b"/f%d" % source.randrange(12), b"/f%d" % source.randrange(12)
+        with contextlib.suppress(FileSystemError):
+            match source.randrange(8):
+                case 0 | 1 | 2:
+                    with vault.open(name, "a+b") as file:
+                        file.pwrite(source.randbytes(source.randrange(1, 20_000)), source.randrange(30_000))
+                        if source.random() < 0.3:
+                            file.fsync()
+                case 3:
+                    vault.truncate(name, source.randrange(40_000))
+                case 4:
+                    vault.remove(name)
+                case 5:
+                    vault.rename(name, other)
+                case 6:
+                    vault.link(name, other)
+                case 7:
+                    vault.commit()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_crashes_of_a_busy_vault(copy: Copy, seed: int) -> None:
+    source = random.Random(seed)
+    for round_number in range(3):
+        vault = copy.open()
+        _work(vault, source)
+        vault.filesystem.abandon()
+        report = copy.check()
+        assert report.is_clean, report.findings
+        if round_number == 1:
+            assert copy.check(repair=True).is_clean
+        else:
+            with copy.open():
+                pass
+        assert copy.check().findings == []
+    assert damaged_files(copy) == set()

@@ -74,13 +74,13 @@ class CheckChunkRows:
         )
 
     def chunks_over_the_end(self, chunk_size: int) -> list[tuple[InodeId, int, int]]:
-        """(inode, its size, end of the chunk in bytes) where the last chunk is longer than the file."""
+        """(inode, its size, end of the chunk in bytes) where the last chunk is longer than a file that has a name."""
         return cast(
             "list[tuple[InodeId, int, int]]",
             self._rows(
                 "SELECT e.inode, i.size, e.idx * ?1 + c.length FROM extent e JOIN inode i ON i.id=e.inode "
                 "JOIN chunk c ON c.id=e.chunk WHERE e.idx = i.size / ?1 AND e.idx * ?1 < i.size "
-                "AND e.idx * ?1 + c.length > i.size AND c.segment <> ?2",
+                "AND e.idx * ?1 + c.length > i.size AND c.segment <> ?2 AND e.inode NOT IN (SELECT inode FROM orphan)",
                 (chunk_size, LOST_SEGMENT),
             ),
         )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from vaultfs.errors import VaultError
+from vaultfs.errors import NoSpaceError, StorageError, VaultError
+from vaultfs.ids import InodeId
 from vaultfs.vault.api import Vault
 
 from .faults import Faults
@@ -123,3 +128,194 @@ def test_every_call_fails(makers: Makers, scratch: Path, code: int, is_for_good:
         faults = Faults(at=number, code=code, is_for_good=is_for_good)
         run_with(fresh(makers, scratch), faults)
         assert faults.fired or code == errno.ENOSPC
+
+
+# --- each remedy for itself
+
+
+def test_what_a_failed_sync_left_behind_is_sealed_again(place: Place) -> None:
+    fs = place.open()
+    vault = Vault(fs)
+    faults = Faults(only=("fdatasync",))
+    with faults.injected():
+        write(vault, "/safe", noise(1, 3 * CHUNK_BYTES))
+        fs.committer.commit()
+        write(vault, "/a", noise(2, 3 * CHUNK_BYTES))
+        before = {row.id for row in fs.chunk_rows.segments()}
+        faults.at = len(faults.calls)
+        fs.committer.commit()
+    assert faults.fired
+    inode = vault.stat("/a").st_ino
+    places = fs.chunk_rows.places(InodeId(inode), 0, 9)
+    assert len(places) == 3
+    assert not before & {each.segment for each in places}, "the data lies where the sync failed"
+    assert read(vault, "/a") == noise(2, 3 * CHUNK_BYTES)
+    old = place.root
+    place.leave_copy()
+    faults.lose(old, place.root)
+    fs.abandon()
+    with place.opened() as found:
+        assert tree_of(found) == {b"safe": noise(1, 3 * CHUNK_BYTES), b"a": noise(2, 3 * CHUNK_BYTES)}
+    require_consistent(place.root)
+
+
+def test_a_second_failed_sync_makes_the_vault_read_only(place: Place) -> None:
+    fs = place.open()
+    vault = Vault(fs)
+    write(vault, "/a", noise(2, 3 * CHUNK_BYTES))
+    with Faults(at=0, only=("fdatasync",), is_for_good=True).injected():
+        with pytest.raises(StorageError):
+            fs.committer.commit()
+        with pytest.raises(StorageError):
+            fs.committer.fsync()
+        with pytest.raises(StorageError):
+            write(vault, "/b", b"more")
+        assert read(vault, "/a") == noise(2, 3 * CHUNK_BYTES)
+    # That the disk works again changes nothing: what it lost is not known.
+    with pytest.raises(StorageError):
+        write(vault, "/b", b"more")
+    with pytest.raises(StorageError):
+        fs.committer.fsync()
+    place.crash(fs)
+    with place.opened() as found:
+        assert found.listdir() == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_failed_append_goes_into_another_segment(place: Place, code: int) -> None:
+    fs = place.open()
+    vault = Vault(fs)
+    write(vault, "/safe", noise(1, 3 * CHUNK_BYTES))
+    fs.committer.commit()
+    before = {row.id for row in fs.chunk_rows.segments()}
+    faults = Faults(at=0, code=code, only=("pwritev",))
+    with faults.injected():
+        write(vault, "/a", noise(2, 3 * CHUNK_BYTES))
+        fs.committer.commit()
+        write(vault, "/b", noise(3, 3 * CHUNK_BYTES))
+        fs.committer.commit()
+    assert faults.fired
+    segments = {each.segment for each in fs.chunk_rows.places(InodeId(vault.stat("/a").st_ino), 0, 9)}
+    assert len(segments) == 1
+    assert not segments & before
+    place.crash(fs)
+    with place.opened() as found:
+        assert [read(found, name) for name in ("/safe", "/a", "/b")] == [
+            noise(number, 3 * CHUNK_BYTES) for number in (1, 2, 3)
+        ]
+    require_consistent(place.root)
+
+
+@pytest.mark.parametrize("failing", ["COMMIT", "INSERT", "UPDATE", "DELETE"])
+def test_a_database_that_fails_stops_the_vault(place: Place, failing: str) -> None:
+    """Whatever statement fails for the disk's sake: nothing half done is ever committed."""
+    fs = place.open()
+    vault = Vault(fs)
+    write(vault, "/a", noise(1, 3 * CHUNK_BYTES))
+    write(vault, "/b", noise(1, 3 * CHUNK_BYTES))
+    fs.committer.commit()
+    safe = tree_of(vault)
+
+    def fail(_: object, sql: str, __: object) -> bool:
+        if sql.startswith(failing):
+            raise apsw.IOError("disk I/O error")
+        return True
+
+    fs.database._connection.exec_trace = fail
+
+    def work() -> None:
+        write(vault, "/a", noise(2, 2 * CHUNK_BYTES))
+        vault.rename("/a", "/b")
+        vault.remove("/b")
+        vault.commit()
+
+    with pytest.raises(StorageError):
+        work()
+    fs.database._connection.exec_trace = None
+    with pytest.raises(StorageError, match="read-only"):
+        write(vault, "/c", b"more")
+    with pytest.raises(StorageError, match="read-only"):
+        fs.committer.fsync()
+    with pytest.raises(StorageError, match="read-only"):
+        fs.close()
+    with place.opened() as found:
+        assert tree_of(found) == safe
+    require_consistent(place.root)
+
+
+# --- a disk that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "vaultfs-test", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which needs root")
+def test_a_full_disk(makers: Makers, small_disk: Path) -> None:
+    """Writers are told; what was acknowledged stays; removing works and gives room back, and then writing works."""
+    place = makers.place(small_disk, chunk_size=128 << 10)
+    piece = 512 << 10
+    with place.opened() as vault:
+        written: list[int] = []
+
+        def fill() -> None:
+            for number in range(1000):
+                write(vault, f"/{number}", noise(number, piece))
+                vault.commit()
+                written.append(number)
+
+        with pytest.raises(NoSpaceError):
+            fill()
+        assert len(written) * piece > 12 << 20, "most of the disk can be used"
+        vault.commit()
+        assert all(read(vault, f"/{number}") == noise(number, piece) for number in written)
+        for number in written[::2]:
+            vault.remove(f"/{number}")
+        vault.filesystem.files.sweep(10_000)
+        vault.filesystem.pipeline.seal()
+        for _ in range(3):
+            vault.commit()
+        for number in range(1000, 1008):
+            write(vault, f"/{number}", noise(number, piece))
+            vault.commit()
+        kept = [*written[1::2], *range(1000, 1008)]
+    with place.opened() as vault:
+        assert all(read(vault, f"/{number}") == noise(number, piece) for number in kept)
+    require_consistent(place.root)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which needs root")
+def test_a_disk_that_others_fill_to_the_last_byte(makers: Makers, small_disk: Path) -> None:
+    place = makers.place(small_disk)
+    fs = place.open()
+    vault = Vault(fs)
+    write(vault, "/safe", noise(1, 100_000))
+    vault.commit()
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+    def write_durably() -> None:
+        write(vault, "/more", noise(2, 3 * CHUNK_BYTES))
+        vault.commit()
+
+    with pytest.raises(NoSpaceError):
+        write_durably()
+    assert read(vault, "/safe") == noise(1, 100_000)
+    filler.unlink()
+    write_durably()
+    fs.close()
+    with place.opened() as vault:
+        assert read(vault, "/more") == noise(2, 3 * CHUNK_BYTES)
+    require_consistent(place.root)

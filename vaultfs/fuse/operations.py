@@ -337,6 +337,9 @@ class VaultOperations(pyfuse3.Operations):
                     await trio.to_thread.run_sync(plan.fill)
                 finally:
                     fs.segments.end_lease()
+                # What was written meanwhile must not be hidden, in the kernel's page cache, by what was there before.
+                extent = fs.chunk_rows.extent
+                plan.opened = [each for each in plan.opened if extent(inode.id, each[0].idx) == each[0].chunk]
             if plan.opened:
                 plan.keep_opened()
                 self._offer_around(inode, off, size, plan)

@@ -1,0 +1,1 @@
+"""The mounted vault: what needs a kernel, or the request handlers."""

@@ -152,10 +152,6 @@ class CheckRows:
         """Set what a symlink leads to, and with it its size."""
         self._execute("UPDATE inode SET target=?1, size=coalesce(length(?1), size) WHERE id=?2", (target, inode))
 
-    def target(self, inode: InodeId) -> bytes | None:
-        """What a symlink leads to."""
-        return cast("bytes | None", self._database.scalar("SELECT target FROM inode WHERE id=?", (inode,)))
-
     def chunk_counts(self) -> list[Count]:
         """Inodes whose number of extents is not what their row says."""
         return self._counts(

@@ -119,6 +119,8 @@ class Head:
         if record.state != "clean":
             return
         path = self._layout.database
+        if path.is_symlink() or not path.is_file():
+            raise IntegrityError(f"{path} is missing or not a regular file; restore it, or run vaultfs fsck --repair")
         wal = Path(f"{path}-wal")
         if wal.is_symlink() or (wal.exists() and wal.stat().st_size):
             raise IntegrityError(f"{wal} belongs to no state of this vault; move it away, or run vaultfs fsck")

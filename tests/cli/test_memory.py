@@ -61,6 +61,7 @@ SCRIPT = """
 import hashlib, os, sys
 from pathlib import Path
 import vaultfs
+from vaultfs.cli.opened import MemoryTrimmer
 from vaultfs.vault import transfer, transfer_out
 vault, password, size_mib, where = sys.argv[1:]
 size = int(size_mib) << 20
@@ -75,9 +76,11 @@ with vaultfs.open_vault(vault, vaultfs.Secret.password(password)) as found:
     source = Path(where) / "source"
     source.write_bytes(b"")
     start = peak = 0
-    def look(*_):
+    trimmer = MemoryTrimmer()
+    def look(done_bytes, *_):
         global peak
         peak = max(peak, resident())
+        trimmer(done_bytes)
     os.pread = lambda descriptor, wanted, position: piece(position)[:wanted]
     start = resident()
     transfer.put(found, source, b"/big", progress=look)

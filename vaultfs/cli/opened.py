@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import vaultfs
 from vaultfs.cli.interrupts import Interrupts
@@ -15,11 +16,14 @@ from vaultfs.cli.output import error_line
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError, VaultLockedError
+from vaultfs.fuse.allocator import give_back_memory
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
 from vaultfs.vault.api import Vault
 from vaultfs.vault.transfer_outcome import Outcome
 from vaultfs.vault.transfer_staging import sweep_unfinished
+
+_TRIM_EVERY_BYTES: Final = 256 << 20
 
 
 class _Warnings(logging.Handler):
@@ -79,6 +83,19 @@ def changing(path: Path, options: SecretOptions | None, verb: str) -> Iterator[t
         sweep_unfinished(vault.filesystem)
         interrupts.check()
         yield vault, interrupts
+
+
+class MemoryTrimmer:
+    """Gives free memory back to the system now and then: the pieces of a large file leave gaps between small things."""
+
+    def __init__(self) -> None:
+        self._trimmed_bytes = 0
+
+    def __call__(self, done_bytes: int) -> None:
+        """So many bytes are copied."""
+        if done_bytes - self._trimmed_bytes >= _TRIM_EVERY_BYTES:
+            self._trimmed_bytes = done_bytes
+            give_back_memory()
 
 
 def vault_path(text: str, what: str = "PATH") -> bytes:

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from vaultfs.cli.opened import changing, report, vault_path
+from vaultfs.cli.opened import MemoryTrimmer, changing, report, vault_path
 from vaultfs.cli.output import emit_json
 from vaultfs.cli.progress import progress
 from vaultfs.cli.secret_sources import SecretOption
@@ -42,6 +42,7 @@ def run(
         secret: Where the password comes from.
     """
     target = vault_path(path)
+    trim = MemoryTrimmer()
     source = None if local == "-" else _source(local)
     with (
         changing(vault, secret, "put") as (opened, interrupts),
@@ -50,6 +51,7 @@ def run(
 
         def tell(done_bytes: int, total_bytes: int | None, files: int) -> None:
             interrupts.check()
+            trim(done_bytes)
             bar(done_bytes, total_bytes, files)
 
         if source is None:

@@ -197,7 +197,7 @@ class Files:
         """
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
-            raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")
+            raise FileSystemError(errno.EFBIG, "a file holds at most 8 EiB")
         if not data:
             return
         chunk_size = self._chunk_size
@@ -420,7 +420,7 @@ class Files:
             ChunkDamageError: the chunk that is cut does not open; nothing was changed.
         """
         if size > MAX_FILE_BYTES:
-            raise FileSystemError(errno.EFBIG, "a file holds at most 8 TiB")
+            raise FileSystemError(errno.EFBIG, "a file holds at most 8 EiB")
         if size < inode.size:
             self._cut(inode, size)
             self.write_log.cut(inode.id, size)

@@ -150,6 +150,8 @@ def _open_database(inspection: Inspection, *, writable: bool) -> None:
         return  # not before the log is out of the way; see reopen
     try:
         inspection.database = open_database(inspection.layout, inspection.keyring, immutable=immutable)
+        if not writable and not immutable:
+            inspection.database.keep_log()  # or SQLite would move it into the file at close
         generation = inspection.database.setting("generation")
     except FormatTooNewError:
         raise

@@ -48,7 +48,7 @@ def test_every_mutant_fits(scratch: Path) -> None:
 def test_mutant_is_caught(scratch: Path, mutant: Mutant) -> None:
     copy = build(mutant, scratch)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", mutant.test],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}/tmp", mutant.test],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,

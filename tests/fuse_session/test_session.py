@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .memory_fs import MemoryOperations
 pytestmark = pytest.mark.fuse
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-PLAIN = Tricks(False, False, False, False, False, False)
+PLAIN = Tricks(**dict.fromkeys((each.name for each in fields(Tricks)), False))
 
 
 async def in_thread(function: Callable[..., Any], *arguments: object) -> Any:
@@ -333,8 +334,8 @@ def test_tricks_from_the_environment() -> None:
     assert Tricks().overridden({}) == Tricks()
     assert Tricks().overridden({"VAULTFS_TRICKS": "-polling, -killpriv_v2"}) == Tricks(polling=False, killpriv_v2=False)
     assert Tricks().overridden({"VAULTFS_TRICKS": "none"}) == PLAIN
-    assert Tricks().overridden({"VAULTFS_TRICKS": "none polling +dont_mask"}) == Tricks(
-        False, False, False, dont_mask=True, polling=True, read_ahead=False
+    assert Tricks().overridden({"VAULTFS_TRICKS": "none polling +dont_mask"}) == replace(
+        PLAIN, dont_mask=True, polling=True
     )
     with pytest.raises(UsageError, match="'pollling'"):
         Tricks().overridden({"VAULTFS_TRICKS": "-pollling"})

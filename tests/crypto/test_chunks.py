@@ -175,6 +175,35 @@ def test_garbage_raises_one_error(made: bytes, chunk: int, length: int) -> None:
 # ------------------------------------------------------------------------------------------------ nonces
 
 
+@given(st.binary(min_size=1, max_size=500), st.integers(0, 2**64 - 1))
+def test_opening_into_a_buffer_is_opening(plaintext: bytes, chunk: int) -> None:
+    both = cipher()
+    out = bytearray(b"\xff" * (len(plaintext) + 20))
+    both.open_into(memoryview(out)[10:-10], ChunkId(chunk), sealed(plaintext, by=both, chunk=chunk))
+    assert out == b"\xff" * 10 + plaintext + b"\xff" * 10
+
+
+@pytest.mark.parametrize("size", [1, 33, 5000])
+def test_what_does_not_open_leaves_zeros_in_the_buffer(size: int) -> None:
+    made = sealed(bytes(range(1, 252)) * 20)[: NONCE_BYTES + size] + b"t" * 16  # decrypts, and has a wrong tag
+    good = sealed(b"\x01" * size)
+    flipped = [bytearray(good) for _ in range(3)]
+    for place, each in zip((0, NONCE_BYTES, -1), flipped, strict=True):
+        each[place] ^= 1
+    cases: list[tuple[int, Buffer]] = [(9, made), (8, good), (9, good[:-1]), (9, good + b"x"), (9, b"")]
+    for chunk, bad in cases + [(9, each) for each in flipped]:
+        out = bytearray(b"\xff" * size)
+        with pytest.raises(ChunkIntegrityError, match=f"chunk {chunk} does not open"):
+            cipher().open_into(memoryview(out), ChunkId(chunk), bad)
+        assert out == bytes(size)
+
+
+def test_a_compressed_chunk_is_not_opened_into_a_buffer_of_its_stored_length() -> None:
+    made = sealed(b"short", length=100)
+    with pytest.raises(ChunkIntegrityError):
+        cipher().open_into(memoryview(bytearray(5)), ChunkId(9), made)
+
+
 def test_nonces_are_all_different() -> None:
     writer = cipher()
     assert len({sealed(b"same", by=writer)[:NONCE_BYTES] for _ in range(5000)}) == 5000

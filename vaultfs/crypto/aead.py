@@ -48,6 +48,13 @@ _CHUNK_AAD: Final = struct.Struct("<5s16sQI")
 _CHUNK_NONCE_INPUT: Final = struct.Struct("<16sQII32s")
 
 
+def _does_not_open(chunk_id: ChunkId, stored_bytes: int) -> ChunkIntegrityError:
+    return ChunkIntegrityError(
+        f"chunk {chunk_id} does not open: its {stored_bytes} stored bytes are damaged or of another place; "
+        "run vaultfs fsck"
+    )
+
+
 class SegmentCipher(Hidden):
     """Seals and opens what is in one segment.  Safe to use from several threads at once.
 
@@ -124,6 +131,30 @@ class SegmentCipher(Hidden):
         self._aead.encrypt_into(nonce, plaintext, associated, out[NONCE_BYTES:end])
         return end
 
+    def open_into(self, out: memoryview, chunk_id: ChunkId, sealed: Buffer) -> None:
+        """Open one chunk that is not compressed, into a buffer.
+
+        Args:
+            out: writable, as long as the chunk; holds zeros if the chunk does not open.
+            chunk_id: as it was sealed.
+            sealed: nonce, ciphertext and tag, not a byte more.
+
+        Raises:
+            ChunkIntegrityError: not a bit of this was sealed so by this segment's key.
+        """
+        view = memoryview(sealed)
+        length = len(out)
+        if len(view) == length + OVERHEAD_BYTES:
+            try:
+                associated = _CHUNK_AAD.pack(b"chunk", self._vault_id, chunk_id, length)
+                self._aead.decrypt_into(view[:NONCE_BYTES], view[NONCE_BYTES:], associated, out)
+            except (InvalidTag, struct.error):
+                pass
+            else:
+                return
+        out[:] = bytes(length)  # decrypt_into leaves in it what was not authenticated
+        raise _does_not_open(chunk_id, len(view))
+
     def open(self, chunk_id: ChunkId, sealed: Buffer, *, length: int) -> bytes:
         """Open one chunk.
 
@@ -145,10 +176,7 @@ class SegmentCipher(Hidden):
                 return self._aead.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], associated)
             except (InvalidTag, struct.error):
                 pass
-        raise ChunkIntegrityError(
-            f"chunk {chunk_id} does not open: its {len(view)} stored bytes are damaged or of another place; "
-            "run vaultfs fsck"
-        )
+        raise _does_not_open(chunk_id, len(view))
 
     def seal_record(self, kind: bytes, data: bytes) -> bytes:
         """Seal something else that stands in the segment.

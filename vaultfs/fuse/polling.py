@@ -116,9 +116,13 @@ class PollingWaiter:
 
     Args:
         longest_poll_ns: bound of the time one wait polls; 0 looks once and then sleeps.
+        note_request: told the monotonic time in nanoseconds of each wait, that is, of each request.
     """
 
-    def __init__(self, longest_poll_ns: int = LONGEST_POLL_NS) -> None:
+    def __init__(
+        self, longest_poll_ns: int = LONGEST_POLL_NS, note_request: Callable[[int], None] | None = None
+    ) -> None:
+        self._note_request = note_request
         self.counts = PollCounts()
         self._longest_ns = longest_poll_ns
         self._budget_ns = longest_poll_ns
@@ -141,6 +145,8 @@ class PollingWaiter:
         poll = self._poller.poll
         clock = time.perf_counter_ns
         now = clock()
+        if self._note_request is not None:
+            self._note_request(now)
         if now - self._last_turn_ns > TURN_NS:
             return self._take_turn(descriptor)
         if poll(0):

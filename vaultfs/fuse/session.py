@@ -25,6 +25,7 @@ from vaultfs.errors import MountError, UsageError
 from vaultfs.fuse import kernel_mount
 from vaultfs.fuse.handshake import InitFlag, Negotiated, Relay
 from vaultfs.fuse.polling import PollingWaiter, PyfuseTrio, installed
+from vaultfs.fuse.wakefulness import Wakefulness
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Tricks:
         cache_symlinks: negotiate FUSE_CACHE_SYMLINKS.
         dont_mask: negotiate FUSE_DONT_MASK: the operations apply the umask, as default ACLs demand.
         polling: poll before sleeping.
+        awake: as root, keep idle processors from deep sleep while requests come fast (with ``polling`` only).
         dirty_pages: as root, let the kernel collect as many dirty pages as for other filesystems.  Otherwise it stops
             writers of FUSE at 1 % of the memory, and random writes reach the vault in several passes.
         read_around: give the kernel the rest of a chunk that was read in part.
@@ -56,6 +58,7 @@ class Tricks:
     cache_symlinks: bool = True
     dont_mask: bool = False
     polling: bool = True
+    awake: bool = True
     read_ahead: bool = True
     read_around: bool = True
     dirty_pages: bool = True
@@ -157,6 +160,7 @@ class _Session:
         self._is_over = trio.Event()
         self._urgent = trio.Event()
         self._device_number = -1
+        self._wakefulness: Wakefulness | None = None
 
     async def begin(self, stack: ExitStack, on_negotiated: Callable[[Negotiated], None]) -> None:
         """Mount and prepare pyfuse3; what must be undone goes on the stack."""
@@ -164,7 +168,12 @@ class _Session:
         options = kernel_mount.parse_options(
             mount.source, mount.options, read_only=mount.read_only, allow_other=mount.allow_other
         )
-        waiter = PollingWaiter() if tricks.polling else None
+        waiter: PollingWaiter | None = None
+        if tricks.polling:
+            if tricks.awake:
+                self._wakefulness = Wakefulness()
+                stack.callback(self._wakefulness.close)
+            waiter = PollingWaiter(note_request=self._wakefulness.note_request if self._wakefulness else None)
         relay: Relay | None = None
         if tricks.hand_mount:
             device = await trio.to_thread.run_sync(kernel_mount.mount, mount.mountpoint, options)
@@ -203,6 +212,8 @@ class _Session:
                     await helpers.start(self._watch_signals, stop)
                 helpers.start_soon(self._announce, on_ready)
                 helpers.start_soon(self._unmount_at_stop, stop)
+                if self._wakefulness is not None:
+                    helpers.start_soon(self._wakefulness.withdraw_when_quiet)
                 with trio.CancelScope(shield=True):  # the workers are needed until the kernel has unmounted
                     try:
                         await pyfuse3.main(max_tasks=MOST_WORKERS)

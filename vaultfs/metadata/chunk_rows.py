@@ -96,6 +96,10 @@ class ChunkRows:
         """Point an extent at a chunk."""
         self._execute("INSERT OR REPLACE INTO extent VALUES (?,?,?)", (inode, index, chunk))
 
+    def put_extents(self, extents: Iterable[tuple[InodeId, int, ChunkId]]) -> None:
+        """Point extents (inode, index) at chunks."""
+        self._many("INSERT OR REPLACE INTO extent VALUES (?,?,?)", extents)
+
     def take_extents(self, inode: InodeId, first: int, limit: int) -> list[ChunkId]:
         """Delete at most ``limit`` extents from ``first`` on, and return their chunks."""
         return [
@@ -124,6 +128,10 @@ class ChunkRows:
     def insert_chunk(self, row: ChunkRow) -> None:
         """Add a chunk."""
         self._execute("INSERT INTO chunk VALUES (?,?,?,?,?,?,?,?,?)", row)
+
+    def insert_chunks(self, rows: Iterable[ChunkRow]) -> None:
+        """Add chunks."""
+        self._many("INSERT INTO chunk VALUES (?,?,?,?,?,?,?,?,?)", rows)
 
     def delete_chunk(self, chunk: ChunkId) -> None:
         """Remove a chunk."""

@@ -87,39 +87,36 @@ class SegmentReader:
             )
         return data
 
-    def read_nowait(self, offset: int, length: int) -> bytearray | None:
-        """Read without waiting for the disk; None if that takes waiting, or this file system cannot tell.
+    def read_nowait(self, offset: int, into: memoryview) -> bool:
+        """Fill a buffer without waiting for the disk; False if that takes waiting, or this file system cannot tell.
 
         Args:
             offset: bytes from the start of the file.
-            length: bytes.
+            into: writable; unless the result is True, nobody knows what is in it.
 
         Raises:
             StorageError: the disk failed.
         """
         if not self._has_nowait:
-            return self._read_memory(offset, length)
-        data = bytearray(length)
+            return self._read_memory(offset, into)
         try:
-            count = os.preadv(self._descriptor, [data], offset, os.RWF_NOWAIT)
+            # Less than asked for: the rest is not in memory, or the file ends.  `read` finds out which.
+            return os.preadv(self._descriptor, [into], offset, os.RWF_NOWAIT) == len(into)
         except BlockingIOError:
-            return None
+            return False
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._has_nowait = False
                 self._is_in_memory = _is_in_memory(self._descriptor)
-                return self._read_memory(offset, length)
+                return self._read_memory(offset, into)
             raise storage_error(f"cannot read the segment {self._segment}", error) from error
-        # Less than asked for: the rest is not in memory, or the file ends.  `read` finds out which.
-        return data if count == length else None
 
-    def _read_memory(self, offset: int, length: int) -> bytearray | None:
-        """Read from tmpfs, which knows no RWF_NOWAIT because it never waits for a disk; None from anything else."""
+    def _read_memory(self, offset: int, into: memoryview) -> bool:
+        """Read from tmpfs, which knows no RWF_NOWAIT because it never waits for a disk; False for anything else."""
         if not self._is_in_memory:
-            return None
-        data = bytearray(length)
+            return False
         with storage_errors(f"cannot read the segment {self._segment}"):
-            return data if os.preadv(self._descriptor, [data], offset) == length else None
+            return os.preadv(self._descriptor, [into], offset) == len(into)
 
     def size_bytes(self) -> int:
         """Bytes in the file.

@@ -76,6 +76,15 @@ class ChunkTable:
             job.fingerprint[:16] if is_shared else None,
         )
 
+    def add(self, rows: list[ChunkRow]) -> None:
+        """Insert chunks that were appended."""
+        self._rows.insert_chunks(rows)
+        live: dict[SegmentId, int] = {}
+        for row in rows:
+            live[row.segment] = live.get(row.segment, 0) + row.stored
+        for segment, stored in live.items():
+            self._rows.add_live(segment, stored)
+
     def garbage(self, job: SealJob) -> None:
         """An appended chunk that nothing wants any more: its bytes are to be reclaimed."""
         if job.segment is not None:
@@ -86,9 +95,7 @@ class ChunkTable:
         seq = self.pieces.pop(job.chunk, None)
         if seq is None:
             return False
-        row = self.row_for(job, is_shared=True)
-        self._rows.insert_chunk(row)
-        self._rows.add_live(row.segment, row.stored)
+        self.add([self.row_for(job, is_shared=True)])
         self._snapshots.put_piece(seq, job.index, job.chunk)
         return True
 

@@ -23,7 +23,7 @@ from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
 from vaultfs.vault.pipeline import SealingPipeline
-from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Wanted
+from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Scratch, Wanted
 from vaultfs.vault.sealing_jobs import ChunkMoved, SealJob, SegmentSealed
 from vaultfs.vault.segments import ReadableSegment, SegmentAccess
 from vaultfs.vault.write_log import WriteLog
@@ -74,6 +74,7 @@ class Files:
         self._fingerprint_key = fingerprint_key
         self._zeros = bytes(chunk_size)
         self._open_chunks = OpenChunks()
+        self._scratch = Scratch()
         self._dirty_bytes = 0
         self._dirty_order: dict[tuple[InodeId, int], Inode] = {}
         self._pending_count = 0
@@ -97,7 +98,7 @@ class Files:
         end = min(offset + size, inode.size)
         result = bytearray(max(end - offset, 0))
         wanted: list[Wanted] = []
-        plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks)
+        plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks, self._scratch)
         if end <= offset:
             return plan
         chunk_size = self._chunk_size
@@ -172,7 +173,10 @@ class Files:
         wanted: list[Wanted] = []
         chunk_size = self._chunk_size
         end = offset + size
-        for index in {offset // chunk_size, (end - 1) // chunk_size} if inode.chunks else ():
+        first, last = offset // chunk_size, (end - 1) // chunk_size
+        if not inode.chunks or (first == last and first in inode.dirty):
+            return None
+        for index in (first,) if first == last else (first, last):
             base = index * chunk_size
             if offset <= base and end >= min(base + chunk_size, inode.size):
                 continue
@@ -186,7 +190,7 @@ class Files:
             ]
         if not wanted:
             return None
-        return ReadPlan(inode, chunk_size, bytearray(), wanted, self._open_chunks)
+        return ReadPlan(inode, chunk_size, bytearray(), wanted, self._open_chunks, self._scratch)
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write ``data`` at ``offset``, growing the file as needed.  Times are the caller's business.
@@ -201,6 +205,13 @@ class Files:
         if not data:
             return
         chunk_size = self._chunk_size
+        index, start = divmod(offset, chunk_size)
+        buffer = inode.dirty.get(index)
+        if buffer is not None and start + len(data) <= len(buffer):
+            # A page of a chunk that is dirty already: nine of ten random writes that the kernel hands over.
+            buffer[start : start + len(data)] = data
+            self._wrote(inode, offset, data)
+            return
         view = memoryview(data)
         position = offset
         while position < end:
@@ -270,7 +281,7 @@ class Files:
             segment = self._segment_of(inode, place)
             result = bytearray(place.length)
             wanted = [Wanted(place, segment, 0, place.length, 0)]
-            plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks)
+            plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks, self._scratch)
             if not plan.fill_nowait():
                 plan.fill()
             return result
@@ -357,33 +368,52 @@ class Files:
             NoSpaceError: the disk was full; the data is dirty again, and the next commit tries once more.
         """
         full: NoSpaceError | None = None
+        landed: list[SealJob] = []
         for event in self._pipeline.collect():
             if isinstance(event, SealJob):
-                if event.inode is None and self._chunks.took_move(event):
-                    continue
-                if event.error is not None:
+                inode = event.inode
+                if inode is None and event.chunk in self._chunks.moves:
+                    self._land(landed)
+                    self._chunks.took_move(event)
+                elif event.error is not None:
                     full = event.error
                     self._take_back(event)
+                elif inode is None and self._chunks.took_piece(event):
                     continue
-                inode = event.inode
-                if inode is None and self._chunks.took_piece(event):
-                    continue
-                if inode is None or inode.pending.get(event.index) is not event:
+                elif inode is None or inode.pending.get(event.index) is not event:
                     self._chunks.garbage(event)
-                    continue
-                row = self._chunks.row_for(event, is_shared=event.length >= DEDUP_MIN_BYTES)
-                self._rows.insert_chunk(row)
-                self._rows.add_live(row.segment, row.stored)
-                del inode.pending[event.index]
-                self._pending_count -= 1
-                self._point(inode, event.index, event.chunk)
+                else:
+                    landed.append(event)
             elif isinstance(event, SegmentSealed):
                 self._chunks.sealed(event)
             elif isinstance(event, ChunkMoved):
+                self._land(landed)
                 self._chunks.moved(event)
                 self._segments.forget(self._chunks.segment_id(event.old))
+        self._land(landed)
         if full is not None:
             raise full
+
+    def _land(self, jobs: list[SealJob]) -> None:
+        """Give chunks that were appended their rows, all at once, point the extents at them, and empty the list."""
+        if not jobs:
+            return
+        self._chunks.add([self._chunks.row_for(job, is_shared=job.length >= DEDUP_MIN_BYTES) for job in jobs])
+        replaced: list[ChunkId] = []
+        for job in jobs:
+            inode = job.inode
+            assert inode is not None
+            del inode.pending[job.index]
+            self._pending_count -= 1
+            old = self._rows.extent(inode.id, job.index) if inode.chunks else None
+            if old is None:
+                inode.chunks += 1
+            else:
+                replaced.append(old)
+            self._inodes.changed(inode)
+        self._rows.put_extents((job.owner, job.index, job.chunk) for job in jobs)
+        self._chunks.release(replaced)
+        jobs.clear()
 
     def _take_back(self, job: SealJob) -> None:
         """Make a chunk dirty again that did not fit on the disk."""

@@ -377,17 +377,10 @@ class VaultOperations(pyfuse3.Operations):
             fs.check_room(len(buf))
             inode = handle.inode
             if inode.chunks:
-                plan = fs.files.plan_write(inode, off, len(buf))
-                if plan is not None and not plan.fill_nowait():
-                    fs.segments.lease()
-                    try:
-                        await trio.to_thread.run_sync(plan.fill)
-                    finally:
-                        fs.segments.end_lease()
-                    if durability.gate is not None:
-                        await durability.pass_gate()
-                if plan is not None:
-                    plan.keep_opened()
+                has_waited = False
+                for rewrite in fs.files.plan_write(inode, off, len(buf)):
+                    has_waited |= not await self._fill(rewrite.plan)
+                    fs.files.adopt(inode, rewrite, has_waited=has_waited)
             fs.files.write(inode, off, buf)
             if handle.is_direct:
                 inode.mtime_ns = inode.ctime_ns = time.time_ns()
@@ -403,6 +396,19 @@ class VaultOperations(pyfuse3.Operations):
         except _Database as error:
             raise FUSEError(fs.committer.fail(error).errno) from None
         return len(buf)
+
+    async def _fill(self, plan: ReadPlan) -> bool:
+        """Read what a write needs; return whether that took no waiting."""
+        if plan.fill_nowait():
+            return True
+        segments = self.fs.segments
+        segments.lease()
+        try:
+            await trio.to_thread.run_sync(plan.fill)
+        finally:
+            segments.end_lease()
+        await self.durability.pass_gate()
+        return False
 
     def _takes_set_id(self, fh: int, handle: FileHandle) -> bool:
         """Whether a write through a handle takes the set-id bits; see the module's text."""

@@ -137,6 +137,18 @@ class ChunkRows:
         """Remove a chunk."""
         self._execute("DELETE FROM chunk WHERE id=?", (chunk,))
 
+    def delete_last_reference(self, chunk: ChunkId, newest_snapshot: int) -> tuple[SegmentId, int, int] | None:
+        """Remove a chunk with one reference at most that was born after the newest snapshot.
+
+        Returns:
+            Segment, offset and stored bytes; None if there is no such chunk.
+        """
+        row = self._execute(
+            "DELETE FROM chunk WHERE id=? AND refs<=1 AND born>? RETURNING segment, offset, stored",
+            (chunk, newest_snapshot),
+        ).fetchall()
+        return cast("tuple[SegmentId, int, int]", row[0]) if row else None
+
     def set_refs(self, chunk: ChunkId, refs: int, died: int | None) -> None:
         """Set the reference count, and since which snapshot number nothing living refers to the chunk."""
         self._execute("UPDATE chunk SET refs=?, died=? WHERE id=?", (refs, died, chunk))

@@ -136,7 +136,12 @@ class ChunkTable:
     def release(self, chunks: Iterable[ChunkId]) -> None:
         """Count one reference less for each; the last one ends a chunk."""
         freed: dict[SegmentId, int] = {}
+        newest = max(self._existing, default=0)
         for chunk in chunks:
+            place = self._rows.delete_last_reference(chunk, newest)
+            if place is not None:
+                self._reclaim(place, freed)
+                continue
             row = self._rows.chunk(chunk)
             if row is None:
                 raise IntegrityError(f"metadata.db has no chunk {chunk}; run vaultfs fsck")
@@ -172,8 +177,13 @@ class ChunkTable:
 
     def _forget(self, row: ChunkRow, freed: dict[SegmentId, int]) -> None:
         self._rows.delete_chunk(row.id)
-        self._rows.put_reclaim(row.segment, row.offset, row.stored)
-        freed[row.segment] = freed.get(row.segment, 0) + row.stored
+        self._reclaim((row.segment, row.offset, row.stored), freed)
+
+    def _reclaim(self, place: tuple[SegmentId, int, int], freed: dict[SegmentId, int]) -> None:
+        """Remember a range (segment, offset, bytes) that nothing needs any more."""
+        self._rows.put_reclaim(*place)
+        segment, _, stored = place
+        freed[segment] = freed.get(segment, 0) + stored
 
     # --- snapshots
 

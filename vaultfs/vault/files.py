@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.crypto.keys import fingerprint
@@ -39,6 +39,18 @@ MAX_FILE_BYTES: Final = (1 << 63) - 1
 """What the kernel allows; with less, a write past the limit would succeed in its cache and fail at fsync."""
 SWEEP_EXTENTS: Final = 512
 _LARGEST_CHUNK_BYTES: Final = 4 << 20
+
+
+class Rewrite(NamedTuple):
+    """A chunk that is to be written in part.
+
+    Attributes:
+        place: where it lies.
+        plan: reads all of it.
+    """
+
+    place: ChunkPlace
+    plan: ReadPlan
 
 
 class Files:
@@ -165,32 +177,52 @@ class Files:
 
     # --- writing
 
-    def plan_write(self, inode: Inode, offset: int, size: int) -> ReadPlan | None:
-        """What must be read before a write at this place need not wait for the disk; None: nothing.
+    def plan_write(self, inode: Inode, offset: int, size: int) -> list[Rewrite]:
+        """What must be read before a write at this place need not wait for the disk: at most the two outer chunks.
 
-        Fill it, in a thread if need be, and ``keep_opened`` it; then :meth:`write` finds it in the cache.
+        Fill the plan of each, in a thread if need be, and `adopt` it; then :meth:`write` finds it in memory.
         """
-        wanted: list[Wanted] = []
         chunk_size = self._chunk_size
         end = offset + size
         first, last = offset // chunk_size, (end - 1) // chunk_size
         if not inode.chunks or (first == last and first in inode.dirty):
-            return None
+            return []
+        found: list[Rewrite] = []
         for index in (first,) if first == last else (first, last):
             base = index * chunk_size
             if offset <= base and end >= min(base + chunk_size, inode.size):
                 continue
             if index in inode.dirty or index in inode.pending:
                 continue
-            # An empty part: the chunk is opened, and kept, for its own sake.
-            wanted += [
-                Wanted(place, self._segment_of(inode, place), 0, 0, 0)
-                for place in self._rows.places(inode.id, index, index)
-                if self._open_chunks.get(place.chunk) is None
-            ]
-        if not wanted:
-            return None
-        return ReadPlan(inode, chunk_size, bytearray(), wanted, self._open_chunks, self._scratch)
+            for place in self._rows.places(inode.id, index, index):
+                if self._open_chunks.get(place.chunk) is None:
+                    found.append(Rewrite(place, self._plan_whole(inode, place)))
+        return found
+
+    def _plan_whole(self, inode: Inode, place: ChunkPlace) -> ReadPlan:
+        wanted = [Wanted(place, self._segment_of(inode, place), 0, place.length, 0)]
+        return ReadPlan(inode, self._chunk_size, bytearray(place.length), wanted, self._open_chunks, self._scratch)
+
+    def adopt(self, inode: Inode, rewrite: Rewrite, *, has_waited: bool) -> None:
+        """Make what was read of a chunk its dirty buffer, unless the chunk was changed meanwhile.
+
+        Args:
+            inode: the file.
+            rewrite: of `plan_write`, filled.
+            has_waited: other requests were served since it was planned.
+
+        Raises:
+            NoSpaceError: there is too much dirty data, and no room for it; nothing was adopted.
+        """
+        index = rewrite.place.idx
+        if has_waited and (
+            index in inode.dirty
+            or index in inode.pending
+            or self._rows.extent(inode.id, index) != rewrite.place.chunk
+        ):
+            return
+        self._bound_dirty()
+        self._add_dirty(inode, index, rewrite.plan.result)
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write ``data`` at ``offset``, growing the file as needed.  Times are the caller's business.
@@ -232,6 +264,10 @@ class Files:
                 raise
             position += stop - start
         self._wrote(inode, offset, data)
+        self._bound_dirty()
+
+    def _bound_dirty(self) -> None:
+        """Hand the oldest dirty chunks over if there are too many."""
         if self._dirty_bytes > DIRTY_LIMIT_BYTES or len(self._dirty_order) > DIRTY_LIMIT_CHUNKS:
             self.stage(DIRTY_LIMIT_BYTES // 2, DIRTY_LIMIT_CHUNKS // 2)
 
@@ -264,28 +300,29 @@ class Files:
             buffer = bytearray(job.data)
             self._forget_pending(inode, index)
         else:
-            buffer = bytearray(self._stored(inode, index))
+            buffer = self._stored(inode, index)
+        self._add_dirty(inode, index, buffer)
+        return buffer
+
+    def _add_dirty(self, inode: Inode, index: int, buffer: bytearray) -> None:
+        """Take a buffer as what is in a chunk now, the newest of the dirty ones."""
         inode.own_dirty()[index] = buffer
         self._dirty_bytes += len(buffer)
         self._dirty_order[inode.id, index] = inode
-        return buffer
 
-    def _stored(self, inode: Inode, index: int) -> bytes | bytearray:
-        """A chunk's bytes as they lie in a segment; empty for a hole."""
+    def _stored(self, inode: Inode, index: int) -> bytearray:
+        """A chunk's bytes as they lie in a segment, in a buffer of their own; empty for a hole."""
         if not inode.chunks:
-            return b""
+            return bytearray()
         for place in self._rows.places(inode.id, index, index):
             cached = self._open_chunks.get(place.chunk)
             if cached is not None:
-                return cached
-            segment = self._segment_of(inode, place)
-            result = bytearray(place.length)
-            wanted = [Wanted(place, segment, 0, place.length, 0)]
-            plan = ReadPlan(inode, self._chunk_size, result, wanted, self._open_chunks, self._scratch)
+                return bytearray(cached)
+            plan = self._plan_whole(inode, place)
             if not plan.fill_nowait():
                 plan.fill()
-            return result
-        return b""
+            return plan.result
+        return bytearray()
 
     def _forget_dirty(self, inode: Inode, index: int) -> None:
         buffer = inode.dirty.pop(index, None)
@@ -308,9 +345,7 @@ class Files:
             self._drop_extent(inode, index)
             return
         if self.stays_in_memory:
-            inode.own_dirty()[index] = bytearray(data)
-            self._dirty_bytes += length
-            self._dirty_order[inode.id, index] = inode
+            self._add_dirty(inode, index, bytearray(data))
             return
         known: bytes | None = None
         if length >= DEDUP_MIN_BYTES:
@@ -421,9 +456,7 @@ class Files:
         if inode is None or inode.pending.get(job.index) is not job:
             return
         self._forget_pending(inode, job.index)
-        inode.own_dirty()[job.index] = bytearray(job.data)
-        self._dirty_bytes += job.length
-        self._dirty_order[inode.id, job.index] = inode
+        self._add_dirty(inode, job.index, bytearray(job.data))
 
     @property
     def is_settled(self) -> bool:

@@ -35,16 +35,18 @@ class DirectoryHandle:
 
     Attributes:
         ahead: names that were read from the database and not listed yet.
+        is_read_to_end: no more names follow these.
         next_cookie: the cookie they follow.
         limit: names with this cookie or a larger one were made after the listing began, and are left out.
         read_at: the version of the inodes when they were read.
     """
 
-    __slots__ = ("ahead", "inode", "limit", "next_cookie", "read_at")
+    __slots__ = ("ahead", "inode", "is_read_to_end", "limit", "next_cookie", "read_at")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.ahead: deque[DirectoryEntry] = deque()
+        self.is_read_to_end = False
         self.next_cookie = 0
         self.limit = 0
         self.read_at = -1

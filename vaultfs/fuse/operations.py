@@ -48,7 +48,7 @@ from vaultfs.vault import acl
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan
-from vaultfs.vault.tree import FIRST_COOKIE, NAME_MAX_BYTES
+from vaultfs.vault.tree import FIRST_COOKIE, LISTING_BATCH, NAME_MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -478,10 +478,16 @@ class VaultOperations(pyfuse3.Operations):
         start = max(start, FIRST_COOKIE - 1)
         if handle.read_at != inodes.version or handle.next_cookie != start:
             handle.ahead.clear()
+            handle.is_read_to_end = False
+            handle.next_cookie = start
         while True:
             if not handle.ahead:
+                if handle.is_read_to_end:
+                    return
                 handle.read_at = inodes.version
                 handle.ahead.extend(self.fs.tree.batch(handle.inode.id, start))
+                # Most directories are read at once; then the kernel asks once more, to hear that this was all.
+                handle.is_read_to_end = len(handle.ahead) < LISTING_BATCH
                 if not handle.ahead:
                     return
             entry = handle.ahead[0]

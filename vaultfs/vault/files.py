@@ -194,9 +194,11 @@ class Files:
                 continue
             if index in inode.dirty or index in inode.pending:
                 continue
-            for place in self._rows.places(inode.id, index, index):
-                if self._open_chunks.get(place.chunk) is None:
-                    found.append(Rewrite(place, self._plan_whole(inode, place)))
+            found += [
+                Rewrite(place, self._plan_whole(inode, place))
+                for place in self._rows.places(inode.id, index, index)
+                if self._open_chunks.get(place.chunk) is None
+            ]
         return found
 
     def _plan_whole(self, inode: Inode, place: ChunkPlace) -> ReadPlan:

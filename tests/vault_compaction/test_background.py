@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,21 @@ async def test_a_rotation_goes_on_in_the_background_and_ends(path: Path, data: b
     fs = open_filesystem(path, KEY)
     assert read(Vault(fs), "/file") == data
     fs.close()
+
+
+async def test_overwriting_without_a_pause_does_not_fill_the_disk(
+    vault: Vault, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not needed any more is given back at once when it is much, not only in an idle moment."""
+    monkeypatch.setattr("vaultfs.vault.commit.URGENT_RECLAIM_BYTES", 1 << 20)
+    fs = vault.filesystem
+    durability = Durability(fs)
+    write(vault, "/file", data)
+    largest = 0
+    for number in range(1, 31):
+        write(vault, "/file", bytes([number]) + os.urandom(len(data) - 1))
+        await durability.commit()
+        largest = max(largest, sum(each.stat().st_blocks * 512 for each in fs.layout.segments.glob("**/*.seg")))
+    # What was written last, what it replaced, and the segment being written; 90 MiB were written in all.
+    assert largest < 5 * len(data)
+    require_exact_counts(fs)

@@ -142,6 +142,8 @@ class Durability:
             gate.set()
         await self._sync_rows()
         committer.clean_up()
+        while committer.is_reclaim_urgent and self._tidy():
+            await trio.lowlevel.checkpoint()
 
     async def _sync_rows(self) -> None:
         """Make the rows committed so far durable."""

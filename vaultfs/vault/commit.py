@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES = 48 << 20
 """Size of the WAL at which it is moved into the database; takes about 0.1 s."""
 
+URGENT_RECLAIM_BYTES = 32 << 20
+"""Whoever overwrites 300 MB in a second must not need 1.5 GB of room until the next regular commit."""
+
 
 class Committer:
     """Makes the state of a vault durable.
@@ -205,6 +208,11 @@ class Committer:
             discard_open_name(self._layout, token)
         self.leftover_tokens.clear()
         self._reclaimer.made_durable()
+
+    @property
+    def is_reclaim_urgent(self) -> bool:
+        """Whether so much room waits to be given back that it should not wait for an idle moment."""
+        return self._reclaimer.waiting_bytes > URGENT_RECLAIM_BYTES
 
     def reclaim_step(self) -> bool:
         """Give a little room back that the durable state does not need; return whether there is more to do."""

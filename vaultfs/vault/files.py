@@ -218,9 +218,7 @@ class Files:
         """
         index = rewrite.place.idx
         if has_waited and (
-            index in inode.dirty
-            or index in inode.pending
-            or self._rows.extent(inode.id, index) != rewrite.place.chunk
+            index in inode.dirty or index in inode.pending or self._rows.extent(inode.id, index) != rewrite.place.chunk
         ):
             return
         self._bound_dirty()

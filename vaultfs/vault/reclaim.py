@@ -58,6 +58,11 @@ class Reclaimer:
         """Whether `step` would do something; not while a thread reads, as it may be reading just there."""
         return bool(self._free_now) and not self._segments.is_leased
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much room `step` could give back by now."""
+        return sum(each.length for each in self._free_now)
+
     def step(self, ranges: int = RANGES_IN_A_STEP) -> None:
         """Give the room of some free ranges back; the rows go with the next commit."""
         by_segment: dict[SegmentId, list[Reclaimable]] = {}

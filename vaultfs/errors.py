@@ -108,6 +108,42 @@ class ReadOnlyError(VaultError):
     errno = _errno.EROFS
 
 
+class RemoteError(VaultError):
+    """A remote failed, or answered something that makes no sense."""
+
+
+class RemoteRefusedError(RemoteError):
+    """A remote does not accept the credentials, or they may not do this."""
+
+    errno = _errno.EACCES
+    exit_code = ExitCode.REMOTE_REFUSED
+
+
+class RemoteUnreachableError(RemoteError):
+    """A remote cannot be reached, or is too busy; the same request may succeed later."""
+
+    errno = _errno.EHOSTUNREACH
+    exit_code = ExitCode.REMOTE_UNREACHABLE
+
+
+class ObjectMissingError(RemoteError):
+    """A remote has no object with this key."""
+
+    errno = _errno.ENOENT
+
+
+class ObjectExistsError(RemoteError):
+    """An object that was to be created is there already."""
+
+    errno = _errno.EEXIST
+
+
+class ForkedError(RemoteError):
+    """A remote holds a state of the vault that this machine does not know: another device has moved it forward."""
+
+    errno = _errno.EEXIST
+
+
 class FileSystemError(VaultError):
     """A file operation failed as POSIX says it must; ``errno`` is the instance's own.
 

@@ -70,6 +70,11 @@ class VaultLayout:
         return self.heads / "HEAD"
 
     @property
+    def remotes(self) -> Path:
+        """The list of remotes; public, and absent while nothing may leave the machine."""
+        return self.root / "remotes.json"
+
+    @property
     def lock(self) -> Path:
         """The file that the one process working on the vault holds locked."""
         return self.root / "lock"

@@ -32,7 +32,7 @@ class Counter:
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "Compactor", lambda fs: Compactor(fs, EAGER))
+    monkeypatch.setattr(compacting, "Compactor", lambda fs, _: Compactor(fs, EAGER))
 
 
 def few_left(vault: Vault) -> set[int]:
@@ -185,12 +185,18 @@ async def test_overwriting_without_a_pause_does_not_fill_the_disk(
     monkeypatch.setattr("vaultfs.vault.commit.URGENT_RECLAIM_BYTES", 1 << 20)
     fs = vault.filesystem
     durability = Durability(fs)
+    counter = Counter()
     write(vault, "/file", data)
     largest = 0
-    for number in range(1, 31):
-        write(vault, "/file", bytes([number]) + os.urandom(len(data) - 1))
-        await durability.commit()
-        largest = max(largest, sum(each.stat().st_blocks * 512 for each in fs.layout.segments.glob("**/*.seg")))
-    # What was written last, what it replaced, and the segment being written; 90 MiB were written in all.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(durability.sweep_when_idle, counter)
+        for number in range(1, 41):
+            counter.requests += 1
+            write(vault, "/file", bytes([number]) + os.urandom(len(data) // 2 - 1), number % 2 * len(data) // 2)
+            await durability.commit()
+            await trio.sleep(0.005)
+            largest = max(largest, sum(each.stat().st_blocks * 512 for each in fs.layout.segments.glob("**/*.seg")))
+        nursery.cancel_scope.cancel()
+    # What was written last, what it replaced, and the segment being written; 60 MiB were written in all.
     assert largest < 5 * len(data)
     require_exact_counts(fs)

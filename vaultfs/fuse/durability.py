@@ -65,6 +65,7 @@ class Durability:
         self._is_syncing = False
         self._sync_over = trio.Event()
         self._is_held = False
+        self._is_room_wanted = trio.Event()
 
     # --- for requests
 
@@ -142,8 +143,8 @@ class Durability:
             gate.set()
         await self._sync_rows()
         committer.clean_up()
-        while committer.is_reclaim_urgent and self._tidy():
-            await trio.lowlevel.checkpoint()
+        if committer.is_reclaim_urgent:
+            self._is_room_wanted.set()
 
     async def _sync_rows(self) -> None:
         """Make the rows committed so far durable."""
@@ -259,10 +260,17 @@ class Durability:
                 log.critical("commit failed: %s", error)
 
     async def sweep_when_idle(self, counter: CountsRequests) -> None:
-        """Release the extents of deleted files while nobody wants anything.  Runs until cancelled."""
+        """Release the extents of deleted files while nobody wants anything, and room at once if much is waiting.
+
+        Runs until cancelled.
+        """
         while True:
             before = counter.requests
-            await trio.sleep(IDLE_SWEEP_S)
+            with trio.move_on_after(IDLE_SWEEP_S):
+                await self._is_room_wanted.wait()
+            self._is_room_wanted = trio.Event()
+            while self._fs.committer.is_reclaim_urgent and not self._is_committing and self._tidy():
+                await trio.sleep(SWEEP_PAUSE_S)
             for _ in range(TIDY_STEPS):
                 if counter.requests != before or self._is_committing or not self._tidy():
                     break

@@ -211,8 +211,9 @@ class Committer:
 
     @property
     def is_reclaim_urgent(self) -> bool:
-        """Whether so much room waits to be given back that it should not wait for an idle moment."""
-        return self._reclaimer.waiting_bytes > URGENT_RECLAIM_BYTES
+        """Whether room should be given back now, and not in an idle moment: it is much, or more comes all the time."""
+        reclaimer = self._reclaimer
+        return reclaimer.has_work and (reclaimer.is_behind or reclaimer.waiting_bytes > URGENT_RECLAIM_BYTES)
 
     def reclaim_step(self) -> bool:
         """Give a little room back that the durable state does not need; return whether there is more to do."""

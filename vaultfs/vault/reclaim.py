@@ -3,6 +3,9 @@
 What nothing needs stands in the table ``reclaim`` since the transaction that dropped it.  A range may be punched only
 when that transaction is durable, no thread reads, and the segment is sealed (the hash of an open one is being made).
 The rows go with the next commit; a crash in between punches the same holes again, which does no harm.
+
+In a vault that has remotes no holes are punched: a segment is known to them by the hash of all its bytes, and one with
+holes could not be copied any more.  What a segment there has to spare comes back when it is deleted or compacted.
 """
 
 from __future__ import annotations
@@ -42,10 +45,19 @@ class Reclaimer:
         self._segments = segments
         self._noted: list[Reclaimable] = []
         self._free_now: list[Reclaimable] = []
+        self.is_behind = False
+        """A commit has made more free while some was still waiting; nobody has noted it."""
+
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether sealed segments keep all their bytes; looked up anew, as a remote may be added at any time."""
+        return self._layout.remotes.exists()
 
     def note(self) -> None:
         """Note, right before a COMMIT, which ranges it will make free, unless enough are known."""
-        if not self._noted and not self._free_now:
+        if self._noted or self._free_now:
+            self.is_behind = True
+        else:
             self._noted = self._rows.reclaimable(RANGES_AT_ONCE)
 
     def made_durable(self) -> None:
@@ -69,6 +81,7 @@ class Reclaimer:
         for each in self._free_now[:ranges]:
             by_segment.setdefault(each.segment, []).append(each)
         del self._free_now[:ranges]
+        self.is_behind &= bool(self._free_now)
         for number, parts in by_segment.items():
             row = self._rows.segment(number)
             if row is None or row.name is None:
@@ -91,7 +104,7 @@ class Reclaimer:
             self._free_now = [each for each in self._free_now if each.segment != row.id]
             self._noted = [each for each in self._noted if each.segment != row.id]
             return
-        for offset, length in _merged(parts):
+        for offset, length in () if self.keeps_whole else _merged(parts):
             start = -(-offset // BLOCK_BYTES) * BLOCK_BYTES
             end = (offset + length) // BLOCK_BYTES * BLOCK_BYTES
             # Where no hole can be punched, the room comes back when the segment is compacted or deleted.

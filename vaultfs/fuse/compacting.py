@@ -13,8 +13,9 @@ import trio
 
 from vaultfs.errors import NoSpaceError, VaultError
 from vaultfs.fuse.durability import SWEEP_PAUSE_S, CountsRequests, Durability
+from vaultfs.metadata.compaction_rows import Policy
 from vaultfs.metadata.database import database_failures
-from vaultfs.vault.compaction import STEP_BYTES, Compactor
+from vaultfs.vault.compaction import POLICY, STEP_BYTES, Compactor
 from vaultfs.vault.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,16 @@ class BackgroundCompaction:
         fs: open for writing.
         durability: commits it.
         counter: tells whether there were requests.
+        policy: what is worth it.
     """
 
-    def __init__(self, fs: FileSystem, durability: Durability, counter: CountsRequests) -> None:
+    def __init__(
+        self, fs: FileSystem, durability: Durability, counter: CountsRequests, policy: Policy = POLICY
+    ) -> None:
         self._fs = fs
         self._durability = durability
         self._counter = counter
-        self._compactor = Compactor(fs)
+        self._compactor = Compactor(fs, policy)
 
     async def run(self) -> None:
         """Go on until cancelled, or until the vault fails; that is told by whoever wants it next."""

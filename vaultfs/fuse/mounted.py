@@ -25,8 +25,10 @@ from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.scrubbing import scrub_some
 from vaultfs.fuse.session import MountRequest, Tricks, serve
+from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
+from vaultfs.vault.shipping import has_holes, preparing
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshots import creating, deleting, list_snapshots
 from vaultfs.vault.transfer_staging import sweep_unfinished
@@ -256,7 +258,7 @@ class _MountedVault:
             return {}
         if verb == "scrub":
             return await scrub_some(self._fs, arguments)
-        if verb.startswith("snapshot-"):
+        if verb == "sync-prepare" or verb.startswith("snapshot-"):
             return await self._answer_snapshot(verb, arguments)
         raise UsageError(f"the daemon knows no verb {verb!r}")
 
@@ -268,6 +270,8 @@ class _MountedVault:
                 "shows its present"
             )
         async with self._snapshot_lock:
+            if verb == "sync-prepare":
+                return await self._prepare_sync()
             if verb == "snapshot-create":
                 if not self._mount.read_only:
                     await self._collect_pages()
@@ -277,6 +281,16 @@ class _MountedVault:
             if verb == "snapshot-delete":
                 return asdict(await self._durability.run(deleting(self._fs, str(arguments.get("snapshot", "")))))
         raise UsageError(f"the daemon knows no verb {verb!r}")
+
+    async def _prepare_sync(self) -> dict[str, Any]:
+        """A snapshot that a sync can carry away."""
+        await self._collect_pages()
+        if has_holes(self._fs):
+            compaction = BackgroundCompaction(self._fs, self._durability, self._operations, NOTHING_MORE)
+            while await compaction.step():
+                pass
+        info, is_new = await self._durability.run(preparing(self._fs))
+        return {**asdict(info), "is_new": is_new}
 
     async def _collect_pages(self) -> None:
         """Have the kernel hand over what programs wrote and it still holds.

@@ -37,18 +37,25 @@ class CompactionRows:
     def __init__(self, database: MetadataDatabase) -> None:
         self._execute = database.execute
 
-    def worth_rewriting(self, epoch: int, policy: Policy) -> list[SegmentId]:
-        """Sealed segments that the policy names, and those of older epochs; those with the least to copy first."""
+    def worth_rewriting(self, epoch: int, policy: Policy, *, keeps_whole: bool = False) -> list[SegmentId]:
+        """Sealed segments that the policy names, and those of older epochs; those with the least to copy first.
+
+        Args:
+            epoch: the current one.
+            policy: what is worth it.
+            keeps_whole: segments with holes, too.
+        """
         return [
             cast("SegmentId", row[0])
             for row in self._execute(
-                "SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND (epoch<:epoch "
+                "SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND (epoch<:epoch OR (holes>0 AND :whole) "
                 "OR (size-live>:gain AND live*100<size*:live) "
                 "OR (size-holes-live>:gain AND (size-holes-live)*100>size*:waste) "
                 "OR (size<:small AND (SELECT count(*) FROM segment WHERE name IS NOT NULL AND size<:small)>:most)) "
                 "ORDER BY live",
                 {
                     "epoch": epoch,
+                    "whole": keeps_whole,
                     "gain": policy.least_gain,
                     "live": policy.live_percent,
                     "waste": policy.waste_percent,
@@ -56,6 +63,13 @@ class CompactionRows:
                     "most": policy.most_small,
                 },
             )
+        ]
+
+    def holed_segments(self) -> list[SegmentId]:
+        """Sealed segments that have holes, and something in them besides."""
+        return [
+            cast("SegmentId", row[0])
+            for row in self._execute("SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND holes>0")
         ]
 
     def chunks_after(self, segment: SegmentId, after: int, limit: int) -> list[ChunkRow]:

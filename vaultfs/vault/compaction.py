@@ -7,8 +7,9 @@ at any instant loses nothing but work, and the next mount goes on: what is left 
 remembered.
 
 What is rewritten (`POLICY`): sealed segments with little left in them; with much that is dead but that no hole gives
-back, because small chunks die one by one inside the disk's blocks; small ones, once there are many; and all segments of
-older key epochs, until those keys can be thrown away (`Compactor.retire`).  What a snapshot needs stays where its image
+back, because small chunks die one by one inside the disk's blocks; small ones, once there are many; all segments of
+older key epochs, until those keys can be thrown away (`Compactor.retire`); and in a vault that has remotes, those with
+holes, because only whole ones can be copied there.  What a snapshot needs stays where its image
 says it is: such a segment is passed over while the snapshot lives.
 
 It goes in steps of a few MiB, which whoever has time carries out: a mounted vault when it is idle, `compact` at once.
@@ -49,6 +50,8 @@ POLICY: Final = Policy(
     small=4 << 20,
     most_small=32,  # every mount leaves at least one
 )
+NOTHING_MORE: Final = Policy(least_gain=1 << 62, live_percent=0, waste_percent=100, small=0, most_small=0)
+"""Only what must be rewritten."""
 STEP_BYTES: Final = 4 << 20
 """Of plaintext; sealing it takes the core about a millisecond."""
 STEP_CHUNKS: Final = 256
@@ -140,7 +143,7 @@ class Compactor:
         self._policy = policy
         self._rows = CompactionRows(fs.database)
         self._queue: deque[SegmentId] = deque()
-        self._looked_at = -1
+        self._looked_at = (-1, False)
         self._source: _Source | None = None
         self._damaged: set[SegmentId] = set()
         self._kept_epochs: set[int] = set(fs.keyring.epochs)
@@ -175,11 +178,12 @@ class Compactor:
     def _next_source(self) -> _Source | None:
         """The next segment that looks worth it; the tables are searched only if something has changed in them."""
         if not self._queue:
-            changes = self._fs.database.changes()
-            if changes == self._looked_at:
+            keeps_whole = self._fs.reclaimer.keeps_whole
+            state = (self._fs.database.changes(), keeps_whole)
+            if state == self._looked_at:
                 return None
-            self._looked_at = changes
-            found = self._rows.worth_rewriting(self._fs.keyring.epoch, self._policy)
+            self._looked_at = state
+            found = self._rows.worth_rewriting(self._fs.keyring.epoch, self._policy, keeps_whole=keeps_whole)
             self._queue.extend(number for number in found if number not in self._damaged)
         while self._queue:
             row = self._fs.chunk_rows.segment(self._queue.popleft())
@@ -259,7 +263,7 @@ class Compactor:
     def _begin_anew(self) -> None:
         """Search the tables again, although nothing may have changed in them."""
         self._source = None
-        self._looked_at = -1
+        self._looked_at = (-1, False)
 
     # --- the end of a rotation
 
@@ -304,7 +308,7 @@ def compact(
     Raises:
         NoSpaceError, StorageError: what is done is durable; the rest can be done later.
     """
-    chosen = Policy(1 << 62, 0, 100, 0, 0) if old_keys_only else policy
+    chosen = NOTHING_MORE if old_keys_only else policy
     compactor = Compactor(fs, chosen)
     total_bytes = CompactionRows(fs.database).old_data(fs.keyring.epoch).live_bytes
     while True:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultfs.errors import FileSystemError, IntegrityError, ReadOnlyError
-from vaultfs.ids import InodeId
+from vaultfs.ids import InodeId, SnapshotSeq
 from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
 from vaultfs.metadata.snapshot_rows import SnapshotRows
@@ -76,6 +76,8 @@ class FileSystem:
         self.is_read_only = read_only
         self._lock = lock
         self.is_snapshot_busy = False
+        self.newest_snapshot: tuple[SnapshotSeq, int] | None = None
+        """The snapshot made last since this was opened, and the version of the inodes at its moment."""
         self.tree_rows = TreeRows(database)
         self.chunk_rows = ChunkRows(database)
         self.snapshot_rows = SnapshotRows(database)

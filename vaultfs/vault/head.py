@@ -188,6 +188,15 @@ class Head:
             self._witness.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic_replace(self._witness, msgspec.json.encode(witness))
 
+    def seen_generation(self) -> int:
+        """The newest generation of this vault that this machine has seen; 0 if none.
+
+        Raises:
+            IntegrityError: the witness cannot be read.
+        """
+        witness = self._load_witness()
+        return 0 if witness is None else witness.generation
+
     def _load_witness(self) -> _Witness | None:
         try:
             with self._witness.open("rb") as file:

@@ -193,6 +193,7 @@ class _Making:
         self._fs = fs
         self._label = label
         self._seq: SnapshotSeq | None = None
+        self._version = 0
         self._created_ns = 0
         self._database_bytes = 0
         self._totals = (0, 0)
@@ -224,6 +225,7 @@ class _Making:
         fs.snapshot_rows.set_making(seq)
         fs.committer.is_image_in_use = True
         self._seq = seq
+        self._version = fs.inodes.version
         self._created_ns = time.time_ns()
         fs.committer.clean_up()
         yield Step.LET_GO
@@ -315,6 +317,7 @@ class _Making:
         yield partial(self._write_manifest, content, record.manifest_hash)
         yield from _announcing(fs, self._id)
         _add_row(fs, content, self._id)
+        fs.newest_snapshot = (seq, self._version)
         self._seq = None  # from here on it exists, even if the commit has to be tried again
         yield Step.COMMIT
         log.info("made snapshot %d", seq)

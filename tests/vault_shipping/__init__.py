@@ -1,0 +1,1 @@
+"""Tests of compaction: nothing lost, room given back."""

@@ -1,0 +1,166 @@
+"""Snapshots for remotes: in whole segments, and new only if something has changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from vault_compaction.vaults import read, require_exact_counts, settle, thinned, write
+
+from vaultfs.fuse.compacting import BackgroundCompaction
+from vaultfs.fuse.durability import Durability
+from vaultfs.storage.manifest_format import Manifest
+from vaultfs.storage.segment_reader import hash_file
+from vaultfs.vault.api import Vault
+from vaultfs.vault.compaction import NOTHING_MORE
+from vaultfs.vault.filesystem import FileSystem
+from vaultfs.vault.shipping import KEPT, LABEL, has_holes, prepare, preparing
+from vaultfs.vault.snapshot_manifest import SnapshotInfo
+from vaultfs.vault.snapshots import Step
+
+
+class NoRequests:
+    requests = 0
+
+
+def add_remote(fs: FileSystem) -> None:
+    fs.layout.remotes.write_text("[]")
+
+
+def require_whole(fs: FileSystem, info: SnapshotInfo) -> None:
+    """All segments that a snapshot names have the bytes that their names say."""
+    manifest, _ = Manifest.decode(fs.layout.manifest_path(info.seq, info.id).read_bytes())
+    assert manifest.segments
+    for name, size in manifest.segments:
+        path = fs.layout.sealed_path(name)
+        assert path.stat().st_size == size
+        assert hash_file(path) == name
+
+
+def holes(fs: FileSystem) -> int:
+    return sum(row.holes for row in fs.chunk_rows.segments())
+
+
+def test_without_remotes_room_is_given_back_by_holes(vault: Vault, data: bytes) -> None:
+    thinned(vault, data)
+    assert holes(vault.filesystem) > len(data) // 2
+    assert not has_holes(vault.filesystem)  # nobody minds
+
+
+def test_with_remotes_segments_stay_whole(vault: Vault, data: bytes) -> None:
+    fs = vault.filesystem
+    add_remote(fs)
+    content = thinned(vault, data)
+    assert holes(fs) == 0
+    assert not list(fs.chunk_rows.reclaimable(10))  # not looked at again and again
+    info, is_new = prepare(fs)
+    assert is_new
+    require_whole(fs, info)
+    assert read(vault, "/file") == content
+    require_exact_counts(fs)
+
+
+def test_segments_with_holes_are_written_again_first(vault: Vault, data: bytes) -> None:
+    fs = vault.filesystem
+    content = thinned(vault, data)
+    add_remote(fs)
+    assert has_holes(fs)
+    info, _ = prepare(fs)
+    assert not has_holes(fs)
+    require_whole(fs, info)
+    assert read(vault, "/file") == content
+    require_exact_counts(fs)
+
+
+async def test_a_mounted_vault_does_the_same_beside_requests(vault: Vault, data: bytes) -> None:
+    fs = vault.filesystem
+    durability = Durability(fs)
+    content = bytearray(thinned(vault, data))
+    add_remote(fs)
+    compaction = BackgroundCompaction(fs, durability, NoRequests(), NOTHING_MORE)
+    while await compaction.step():
+        content[100:104] = b"more"
+        write(vault, "/file", b"more", 100)
+    assert not has_holes(fs)
+    info, is_new = await durability.run(preparing(fs))
+    assert is_new
+    require_whole(fs, info)
+    assert read(vault, "/file") == bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda vault: write(vault, "/file", b"changed"),
+        lambda vault: vault.rename("/file", "/other"),
+        lambda vault: vault.setxattr("/file", b"user.colour", b"blue"),
+        lambda vault: vault.chmod("/file", 0o600),
+        lambda vault: vault.mkdir("/folder"),
+    ],
+    ids=["data", "name", "attribute", "mode", "folder"],
+)
+def test_a_snapshot_is_new_only_if_something_changed(vault: Vault, change: object) -> None:
+    fs = vault.filesystem
+    add_remote(fs)
+    write(vault, "/file", os.urandom(100_000))
+    first, is_new = prepare(fs)
+    assert is_new
+    settle(fs)
+    read(vault, "/file")
+    assert prepare(fs) == (first, False)
+    assert callable(change)
+    change(vault)
+    second, is_new = prepare(fs)
+    assert is_new
+    assert second.seq == first.seq + 1
+    assert prepare(fs) == (second, False)
+
+
+def test_what_changes_while_a_snapshot_is_made_is_in_the_next(vault: Vault) -> None:
+    fs = vault.filesystem
+    add_remote(fs)
+    write(vault, "/file", b"before")
+    steps = preparing(fs)
+    is_changed = False
+    try:
+        want = next(steps)
+        while True:
+            if want is Step.COMMIT:
+                fs.committer.commit()
+            elif want is Step.LET_GO and not is_changed:
+                is_changed = True
+                write(vault, "/file", b"during")
+            elif not isinstance(want, Step):
+                want()
+            want = next(steps)
+    except StopIteration as done:
+        first, _ = done.value
+    assert is_changed
+    second, is_new = prepare(fs)
+    assert is_new
+    assert second.seq > first.seq
+
+
+def test_older_snapshots_of_syncs_go_and_those_of_people_stay(vault: Vault) -> None:
+    fs = vault.filesystem
+    add_remote(fs)
+    mine = vault.create_snapshot("mine")
+    for number in range(5):
+        write(vault, "/file", bytes([number]) * 1000)
+        newest, _ = prepare(fs)
+    found = vault.snapshots()
+    assert found[0] == mine
+    assert [each.label for each in found[1:]] == [LABEL] * (KEPT + 1)
+    assert found[-1] == newest
+
+
+def test_the_present_of_a_vault_with_snapshots_is_shipped_too(path: Path, vault: Vault, data: bytes) -> None:
+    """A snapshot from before the first remote keeps its segments, holes and all; new ones do not need them."""
+    fs = vault.filesystem
+    write(vault, "/other", data[: 1 << 20])
+    content = thinned(vault, data)
+    add_remote(fs)
+    info, _ = prepare(fs)
+    require_whole(fs, info)
+    assert read(vault, "/file") == content

@@ -1,0 +1,141 @@
+"""A vault out of what was fetched from a remote: header, one manifest, and the segments that it names.
+
+The database is the manifest's image, put together and verified piece by piece, with what an image cannot have: the rows
+of its own snapshot.  Older snapshots in it are ended, because their manifests and segments were not fetched.  HEAD
+comes last, and says that all is clean; before it is there the directory is no vault that opens, and everything here can
+be done again.
+
+The vault is opened once at the end: that ends what the older snapshots kept, and shows that it opens.
+
+The generation is above any that this machine has seen: restoring is what the person wants, and an older copy of the
+vault that may still lie around must not be taken for the present one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from vaultfs.crypto.keys import Keyring
+from vaultfs.crypto.slots import Secret
+from vaultfs.errors import UsageError
+from vaultfs.ids import SnapshotSeq
+from vaultfs.metadata.check_chunk_rows import CheckChunkRows
+from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
+from vaultfs.metadata.database import MetadataDatabase
+from vaultfs.metadata.snapshot_rows import SnapshotRow, SnapshotRows
+from vaultfs.storage.durable import fsync_directory, storage_errors
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.lock import VaultLock
+from vaultfs.vault.head import Head
+from vaultfs.vault.opening import load_header, open_database, open_unlocked
+from vaultfs.vault.snapshot_image import image_pieces
+from vaultfs.vault.snapshot_manifest import SnapshotContent, SnapshotHold, open_manifest
+
+_NEW_NAME: Final = ".metadata.db.restored"
+
+
+def complete(
+    layout: VaultLayout,
+    secret: Secret,
+    seq: SnapshotSeq,
+    snapshot_id: str,
+    on_unlocked: Callable[[], None] | None = None,
+) -> None:
+    """Make ``metadata.db`` and HEAD, so that the vault opens in the state of a snapshot; durable on return.
+
+    Args:
+        layout: has the header, the manifest and its segments.
+        secret: opens a key slot.
+        seq: the snapshot's number.
+        snapshot_id: the hash of its manifest.
+        on_unlocked: called once the key derivation is done.
+
+    Raises:
+        WrongPasswordError, NotAVaultError, FormatTooNewError: the header does not open.
+        UsageError: the directory holds a vault that is complete already.
+        IntegrityError: the manifest, a segment or a piece is not what was written.
+        NoSpaceError, StorageError: the disk failed; the same can be done again.
+    """
+    lock = VaultLock.acquire(layout, purpose="restored")
+    try:
+        if layout.head.exists():
+            raise UsageError(f"{layout.root} holds a vault already; restore into a directory of its own")
+        keyring = load_header(layout).unlock(secret)
+        if on_unlocked is not None:
+            on_unlocked()
+        hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
+        try:
+            _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
+            _write_image(layout, keyring, content)
+        finally:
+            hold.release()
+        generation = _add_snapshot(layout, keyring, content, snapshot_id)
+        head = Head(layout, keyring)
+        head.write_clean(max(generation, head.seen_generation()) + 1, manifest_hash=bytes.fromhex(snapshot_id))
+        restored = open_unlocked(layout, keyring, lock, read_only=False)
+    except BaseException:
+        lock.release()
+        raise
+    restored.close()  # gives up the lock
+
+
+def _write_image(layout: VaultLayout, keyring: Keyring, content: SnapshotContent) -> None:
+    new = layout.root / _NEW_NAME
+    for old in (new, layout.database, Path(f"{layout.database}-wal")):
+        with storage_errors(f"cannot remove what an interrupted restore left: {old}"):
+            old.unlink(missing_ok=True)
+    with storage_errors(f"cannot write {layout.database}"), new.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        for piece in image_pieces(layout, keyring, content):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        new.rename(layout.database)
+    fsync_directory(layout.root)
+
+
+def _add_snapshot(layout: VaultLayout, keyring: Keyring, content: SnapshotContent, snapshot_id: str) -> int:
+    """Give the database the rows of its own snapshot, end the others, and return its generation."""
+    database = open_database(layout, keyring)
+    try:
+        rows = SnapshotRows(database)
+        rows.set_making(None)
+        for older in rows.all():
+            rows.delete(older.seq)
+        rows.set_cleaning(True)  # the first mount gives back what the older ones needed
+        rows.insert(
+            SnapshotRow(content.seq, snapshot_id, content.created_ns, content.label, content.files, content.bytes)
+        )
+        database.set_setting("snapshot_seq", content.seq)
+        _add_pieces(database, rows, content)
+        generation = database.setting("generation")
+        database.commit()
+        database.sync_wal()
+        database.checkpoint(truncate=True)
+    finally:
+        database.close()
+    fsync_directory(layout.root)
+    return generation
+
+
+def _add_pieces(database: MetadataDatabase, rows: SnapshotRows, content: SnapshotContent) -> None:
+    chunks, data = ChunkRows(database), CheckChunkRows(database)
+    known = {row.name: row.id for row in chunks.segments()}
+    for index, piece in enumerate(content.pieces):
+        facts = content.segments[piece.segment]
+        if facts.name not in known:
+            known[facts.name] = data.add_segment(facts.name[:32], facts.name, facts.epoch, facts.salt, facts.size)
+        number = known[facts.name]
+        row = chunks.chunk(piece.chunk)
+        if row is None:
+            place = (number, piece.offset, piece.stored, piece.length)
+            chunks.insert_chunk(ChunkRow(piece.chunk, *place, 1, content.seq, None, None))
+            chunks.add_live(number, piece.stored)
+        else:
+            chunks.set_refs(piece.chunk, row.refs + 1, None)
+        rows.put_piece(content.seq, index, piece.chunk)
+    last = max((piece.chunk for piece in content.pieces), default=0)
+    database.set_setting("next_chunk", max(database.setting("next_chunk"), last + 1))

@@ -1,0 +1,62 @@
+"""The snapshot that a sync carries away: of the present, in whole segments, and new only if something has changed.
+
+Before it is made, segments with holes (from the time before the vault had a remote) are written again.  Snapshots made
+here carry the label `LABEL`; older ones of them are deleted but for the newest, which a remote may be getting just now.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from vaultfs.errors import VaultLockedError
+from vaultfs.metadata.compaction_rows import CompactionRows
+from vaultfs.vault.compaction import NOTHING_MORE, compact
+from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
+
+if TYPE_CHECKING:
+    from vaultfs.vault.filesystem import FileSystem
+    from vaultfs.vault.snapshot_manifest import SnapshotInfo
+    from vaultfs.vault.snapshots import Steps
+
+log = logging.getLogger(__name__)
+
+LABEL: Final = "sync"
+KEPT: Final = 1
+"""Older snapshots of syncs that stay beside the newest."""
+
+
+def prepare(fs: FileSystem) -> tuple[SnapshotInfo, bool]:
+    """Bring about a snapshot of the present that can be copied to a remote; nothing else happens meanwhile.
+
+    Returns:
+        The snapshot, and whether it is new.
+
+    Raises:
+        ReadOnlyError: the vault is open read-only.
+        NoSpaceError, StorageError: there is no such snapshot.
+    """
+    fs.check_writable()
+    if has_holes(fs):
+        compact(fs, policy=NOTHING_MORE)
+    return run(fs, preparing(fs))
+
+
+def has_holes(fs: FileSystem) -> bool:
+    """Whether segments must be written again first; those that snapshots hold in place count as well."""
+    with fs.database_safe():
+        return fs.reclaimer.keeps_whole and bool(CompactionRows(fs.database).holed_segments())
+
+
+def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
+    """As `prepare`, in steps, once no segment that can be written again has holes."""
+    yield Step.COMMIT
+    known = list_snapshots(fs)
+    if known and fs.newest_snapshot == (known[-1].seq, fs.inodes.version):
+        return known[-1], False
+    for info in [each for each in known if each.label == LABEL][:-KEPT]:
+        try:
+            yield from deleting(fs, info.seq)
+        except VaultLockedError:
+            log.info("snapshot %d is being copied; a later sync deletes it", info.seq)
+    return (yield from creating(fs, LABEL)), True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -40,6 +41,10 @@ class CountsRequests(Protocol):
     """Whatever counts requests."""
 
     requests: int
+
+
+def _is_idle(counter: CountsRequests, before: int) -> bool:
+    return counter.requests == before
 
 
 class Durability:
@@ -269,12 +274,15 @@ class Durability:
             with trio.move_on_after(IDLE_SWEEP_S):
                 await self._is_room_wanted.wait()
             self._is_room_wanted = trio.Event()
-            while self._fs.committer.is_reclaim_urgent and not self._is_committing and self._tidy():
-                await trio.sleep(SWEEP_PAUSE_S)
-            for _ in range(TIDY_STEPS):
-                if counter.requests != before or self._is_committing or not self._tidy():
-                    break
-                await trio.sleep(SWEEP_PAUSE_S)
+            await self._tidy_while(lambda: self._fs.committer.is_reclaim_urgent)
+            await self._tidy_while(partial(_is_idle, counter, before))
+
+    async def _tidy_while(self, is_wanted: Callable[[], bool]) -> None:
+        """Release a bounded amount, in small steps, as long as nothing is being committed."""
+        for _ in range(TIDY_STEPS):
+            if self._is_committing or not is_wanted() or not self._tidy():
+                break
+            await trio.sleep(SWEEP_PAUSE_S)
 
     def _tidy(self) -> bool:
         """Release some of what deleted files had; return whether there is more to do."""

@@ -25,6 +25,7 @@ from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.scrubbing import scrub_some
 from vaultfs.fuse.session import MountRequest, Tricks, serve
+from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
@@ -62,6 +63,7 @@ class _Mount:
     options: tuple[str, ...]
     foreground: bool
     log_path: Path
+    source_of_segments: SegmentSource | None
 
 
 def mount_vault(
@@ -78,6 +80,7 @@ def mount_vault(
     options: tuple[str, ...] = (),
     foreground: bool = False,
     log_path: Path,
+    source_of_segments: SegmentSource | None = None,
 ) -> None:
     """Mount a vault; returns when programs can use the folder, or with ``foreground`` when it was unmounted.
 
@@ -94,6 +97,7 @@ def mount_vault(
         options: words of ``-o`` for the kernel.
         foreground: serve in this process, and log to standard error.
         log_path: where a daemon logs; its directory exists.
+        source_of_segments: has segments that are missing or damaged here.
 
     Raises:
         VaultError: with the exit code that says what went wrong.
@@ -111,6 +115,7 @@ def mount_vault(
         options=options,
         foreground=foreground,
         log_path=log_path,
+        source_of_segments=source_of_segments,
     )
     if foreground:
         _run(mount, lambda: None)
@@ -152,6 +157,7 @@ def _open(mount: _Mount) -> FileSystem:
         read_only=mount.read_only,
         lock_wait_s=LOCK_WAIT_S if kernel_mount_is_fresh(mount) else 0.0,
         purpose="mounted",
+        source=mount.source_of_segments,
     )
 
 

@@ -75,6 +75,11 @@ class VaultLayout:
         return self.root / "remotes.json"
 
     @property
+    def cache(self) -> Path:
+        """The directory of what was fetched of segments that lie elsewhere; it may be deleted while nobody uses it."""
+        return self.root / "cache"
+
+    @property
     def lock(self) -> Path:
         """The file that the one process working on the vault holds locked."""
         return self.root / "lock"

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import FileSystemError, UsageError
+from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.opening import open_filesystem
@@ -38,6 +39,7 @@ def open_vault(
     purpose: str = "python",
     on_unlocked: Callable[[], None] | None = None,
     snapshot: str | int | None = None,
+    source: SegmentSource | None = None,
 ) -> Vault:
     """Open a vault that is not mounted; use it as a context manager.
 
@@ -49,6 +51,7 @@ def open_vault(
         purpose: shown to others that want the vault.
         on_unlocked: called once the key derivation is done.
         snapshot: open this one instead of the present, read-only; the vault may be mounted meanwhile.
+        source: has segments that are missing or damaged here; a snapshot needs all of its own here.
 
     Raises:
         VaultError: as :func:`vaultfs.vault.opening.open_filesystem`, or
@@ -58,7 +61,13 @@ def open_vault(
         return Vault(open_snapshot(path, secret, snapshot, on_unlocked=on_unlocked))
     return Vault(
         open_filesystem(
-            path, secret, read_only=read_only, lock_wait_s=lock_wait_s, purpose=purpose, on_unlocked=on_unlocked
+            path,
+            secret,
+            read_only=read_only,
+            lock_wait_s=lock_wait_s,
+            purpose=purpose,
+            on_unlocked=on_unlocked,
+            source=source,
         )
     )
 

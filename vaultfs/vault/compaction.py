@@ -211,6 +211,8 @@ class Compactor:
             log.error("segment %d stays as it is: %s", source.number, error)  # noqa: TRY400  # the message says it all
             self._damaged.add(source.number)
             return None
+        if not segment.is_here:
+            return None  # to fetch all of it would cost more than it gives back
         return CompactionStep(source, segment, rows)
 
     def submit(self, step: CompactionStep) -> None:

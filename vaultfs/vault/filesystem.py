@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vaultfs.crypto.keys import Keyring
     from vaultfs.storage.layout import VaultLayout
     from vaultfs.storage.lock import VaultLock
+    from vaultfs.storage.segment_source import SegmentSource
     from vaultfs.vault.head import Head
     from vaultfs.vault.snapshot_manifest import SnapshotHold
 
@@ -57,6 +58,7 @@ class FileSystem:
         head: has been verified.
         database: open, of the state that ``head`` describes.
         read_only: change nothing on disk.
+        source: has segments that are missing or damaged here.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class FileSystem:
         database: MetadataDatabase,
         *,
         read_only: bool,
+        source: SegmentSource | None = None,
     ) -> None:
         self.layout = layout
         self.keyring = keyring
@@ -85,7 +88,7 @@ class FileSystem:
         self.inodes = InodeTable(self.tree_rows, database.setting("next_inode"))
         self.tree = Tree(self.tree_rows, self.inodes, database.setting("next_cookie"))
         self.xattrs = ExtendedAttributes(self.tree_rows, self.inodes)
-        self.segments = SegmentAccess(self.chunk_rows, layout, keyring)
+        self.segments = SegmentAccess(self.chunk_rows, layout, keyring, source)
         self.pipeline = SealingPipeline(layout, keyring, is_compressing=bool(database.setting("is_compressing")))
         self.chunks = ChunkTable(
             self.chunk_rows,

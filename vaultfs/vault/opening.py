@@ -29,6 +29,8 @@ from vaultfs.vault.tree import FIRST_COOKIE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaultfs.storage.segment_source import SegmentSource
+
 log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK_BYTES: Final = 128 << 10
@@ -166,6 +168,7 @@ def open_filesystem(
     lock_wait_s: float = 0.0,
     purpose: str = "",
     on_unlocked: Callable[[], None] | None = None,
+    source: SegmentSource | None = None,
 ) -> FileSystem:
     """Open a vault, recovering from a crash if need be.
 
@@ -176,6 +179,7 @@ def open_filesystem(
         lock_wait_s: how long to wait for another process to finish.
         purpose: shown to others that want the vault.
         on_unlocked: called once the key derivation is done.
+        source: has segments that are missing or damaged here.
 
     Raises:
         NotAVaultError, FormatTooNewError, WrongPasswordError, VaultLockedError: as their names say.
@@ -191,13 +195,20 @@ def open_filesystem(
         keyring = header.unlock(secret)
         if on_unlocked is not None:
             on_unlocked()
-        return open_unlocked(layout, keyring, lock, read_only=read_only)
+        return open_unlocked(layout, keyring, lock, read_only=read_only, source=source)
     except BaseException:
         lock.release()
         raise
 
 
-def open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, read_only: bool) -> FileSystem:
+def open_unlocked(
+    layout: VaultLayout,
+    keyring: Keyring,
+    lock: VaultLock,
+    *,
+    read_only: bool,
+    source: SegmentSource | None = None,
+) -> FileSystem:
     """Open a vault whose header was unlocked.
 
     Args:
@@ -205,6 +216,7 @@ def open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, rea
         keyring: its keys.
         lock: held; the filesystem gives it up, unless this raises.
         read_only: change nothing on disk.
+        source: has segments that are missing or damaged here.
 
     Raises:
         VaultError: as :func:`open_filesystem`.
@@ -227,7 +239,7 @@ def open_unlocked(layout: VaultLayout, keyring: Keyring, lock: VaultLock, *, rea
             elif key_epoch(database) != epoch:
                 database.set_setting("key_epoch", epoch)  # it was rebuilt without
             database.set_setting("generation", generation)
-        return FileSystem(layout, keyring, lock, head, database, read_only=read_only)
+        return FileSystem(layout, keyring, lock, head, database, read_only=read_only, source=source)
     except BaseException:
         database.close()
         raise

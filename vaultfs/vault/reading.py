@@ -7,16 +7,19 @@ immutable segments: :meth:`ReadPlan.fill_nowait` serves them if the disk's pages
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.crypto.compression import decompress
-from vaultfs.errors import ChunkIntegrityError, IntegrityError
+from vaultfs.errors import ChunkIntegrityError, IntegrityError, VaultError
 from vaultfs.ids import ChunkId
 from vaultfs.metadata.chunk_rows import ChunkPlace
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.open_chunks import OpenChunks
 from vaultfs.vault.segments import ReadableSegment
+
+log = logging.getLogger(__name__)
 
 _LARGEST_RUN_BYTES: Final = 4 << 20
 KEPT_SCRATCH_BYTES: Final = 5 << 18
@@ -124,7 +127,12 @@ class ReadPlan:
             sealed = self._scratch.of(last.offset + last.stored - first.offset)
             if not run[0].segment.reader.read_nowait(first.offset, sealed):
                 return False
-            self._place(run, sealed)
+            try:
+                self._place(run, sealed)
+            except ChunkDamageError:
+                if run[0].segment.spare is None:
+                    raise
+                return False  # somebody else may have it, which takes waiting
         return True
 
     def fill(self) -> None:
@@ -139,9 +147,11 @@ class ReadPlan:
             first, last = run[0].place, run[-1].place
             try:
                 sealed = run[0].segment.reader.read(first.offset, last.offset + last.stored - first.offset)
+                self._place(run, sealed)
             except IntegrityError as error:
-                raise self._damage(first, str(error)) from error
-            self._place(run, sealed)
+                if run[0].segment.spare is None:
+                    raise error if isinstance(error, ChunkDamageError) else self._damage(first, str(error)) from error
+                self._place_from_elsewhere(run)
 
     def keep_opened(self) -> None:
         """Put chunks of which a part was wanted into the cache; in the core only."""
@@ -184,6 +194,23 @@ class ReadPlan:
             if len(target) < len(data):
                 self.opened.append((place, data))
         del self.wanted[: len(run)]
+
+    def _place_from_elsewhere(self, run: list[Wanted]) -> None:
+        """Fetch the chunks of a run one by one, and mend those that were damaged here."""
+        for each in list(run):
+            spare, place = each.segment.spare, each.place
+            assert spare is not None
+            try:
+                sealed = spare.fetch(place.offset, place.stored)
+            except VaultError as error:
+                raise self._damage(place, f"segment {each.segment.label}; and elsewhere: {error}") from error
+            self._place([each], sealed)
+            try:
+                spare.mend(place.offset, sealed)
+            except VaultError as error:
+                log.warning("a damaged chunk was fetched, but not mended: %s", error)
+            else:
+                log.warning("segment %s, chunk %d: was damaged, and is mended", each.segment.label, place.chunk)
 
     def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamageError:
         return ChunkDamageError(self._inode.id, place.idx * self._chunk_size, place.chunk, reason)

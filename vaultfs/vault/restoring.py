@@ -29,6 +29,7 @@ from vaultfs.metadata.snapshot_rows import SnapshotRow, SnapshotRows
 from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
+from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header, open_database, open_unlocked
 from vaultfs.vault.snapshot_image import image_pieces
@@ -43,15 +44,17 @@ def complete(
     seq: SnapshotSeq,
     snapshot_id: str,
     on_unlocked: Callable[[], None] | None = None,
+    source: SegmentSource | None = None,
 ) -> None:
     """Make ``metadata.db`` and HEAD, so that the vault opens in the state of a snapshot; durable on return.
 
     Args:
-        layout: has the header, the manifest and its segments.
+        layout: has the header, the manifest, and its segments unless there is a ``source``.
         secret: opens a key slot.
         seq: the snapshot's number.
         snapshot_id: the hash of its manifest.
         on_unlocked: called once the key derivation is done.
+        source: has segments that are not here; only the metadata is fetched from it.
 
     Raises:
         WrongPasswordError, NotAVaultError, FormatTooNewError: the header does not open.
@@ -69,27 +72,27 @@ def complete(
         hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
         try:
             _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
-            _write_image(layout, keyring, content)
+            _write_image(layout, keyring, content, source)
         finally:
             hold.release()
         generation = _add_snapshot(layout, keyring, content, snapshot_id)
         head = Head(layout, keyring)
         head.write_clean(max(generation, head.seen_generation()) + 1, manifest_hash=bytes.fromhex(snapshot_id))
-        restored = open_unlocked(layout, keyring, lock, read_only=False)
+        restored = open_unlocked(layout, keyring, lock, read_only=False, source=source)
     except BaseException:
         lock.release()
         raise
     restored.close()  # gives up the lock
 
 
-def _write_image(layout: VaultLayout, keyring: Keyring, content: SnapshotContent) -> None:
+def _write_image(layout: VaultLayout, keyring: Keyring, content: SnapshotContent, source: SegmentSource | None) -> None:
     new = layout.root / _NEW_NAME
     for old in (new, layout.database, Path(f"{layout.database}-wal")):
         with storage_errors(f"cannot remove what an interrupted restore left: {old}"):
             old.unlink(missing_ok=True)
     with storage_errors(f"cannot write {layout.database}"), new.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
-        for piece in image_pieces(layout, keyring, content):
+        for piece in image_pieces(layout, keyring, content, source):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())

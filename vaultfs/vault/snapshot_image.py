@@ -21,11 +21,14 @@ from vaultfs.errors import IntegrityError
 from vaultfs.metadata.database import MetadataDatabase
 from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.segment_cache import SegmentCache
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
 from vaultfs.storage.segment_reader import SegmentReader
+from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header
+from vaultfs.vault.segments import ChunkReader, ReaderElsewhere
 from vaultfs.vault.snapshot_manifest import (
     SegmentFacts,
     SnapshotContent,
@@ -99,15 +102,25 @@ def _open_database(layout: VaultLayout, keyring: Keyring, content: SnapshotConte
         directory.rmdir()
 
 
-def image_pieces(layout: VaultLayout, keyring: Keyring, content: SnapshotContent) -> Iterator[bytes]:
+def image_pieces(
+    layout: VaultLayout, keyring: Keyring, content: SnapshotContent, source: SegmentSource | None = None
+) -> Iterator[bytes]:
     """The database's image, piece by piece, each one verified.
+
+    Args:
+        layout: where the segments are.
+        keyring: opens the pieces.
+        content: of the manifest.
+        source: has segments that are missing here.
 
     Raises:
         IntegrityError: a piece, or its segment, is missing or damaged.
         StorageError: the disk failed.
+        VaultError: as the source says.
     """
     number = -1
-    reader: SegmentReader | None = None
+    reader: ChunkReader | None = None
+    cache = None if source is None else SegmentCache(layout.cache, source)
     try:
         for index, piece in enumerate(content.pieces):
             if reader is None or piece.segment != number:
@@ -115,7 +128,10 @@ def image_pieces(layout: VaultLayout, keyring: Keyring, content: SnapshotContent
                     reader.close()
                 number = piece.segment
                 facts = content.segments[number]
-                reader = SegmentReader.open(layout.sealed_path(facts.name), segment=facts.name)
+                if cache is None or layout.sealed_path(facts.name).exists():
+                    reader = SegmentReader.open(layout.sealed_path(facts.name), segment=facts.name)
+                else:
+                    reader = ReaderElsewhere(cache, facts.name, facts.size)
                 cipher = _cipher(reader, keyring, facts)
             try:
                 sealed = reader.read(piece.offset, piece.stored)
@@ -128,7 +144,7 @@ def image_pieces(layout: VaultLayout, keyring: Keyring, content: SnapshotContent
             reader.close()
 
 
-def _cipher(reader: SegmentReader, keyring: Keyring, facts: SegmentFacts) -> SegmentCipher:
+def _cipher(reader: ChunkReader, keyring: Keyring, facts: SegmentFacts) -> SegmentCipher:
     header = SegmentHeader.decode(reader.read(0, HEADER_BYTES))
     if (header.vault_id, header.epoch, header.salt) != (keyring.vault_id, facts.epoch, facts.salt):
         raise IntegrityError(f"segment {facts.name}: its header is not the one that was written; restore it")

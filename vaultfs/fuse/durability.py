@@ -251,10 +251,7 @@ class Durability:
                 except OSError as error:
                     log.warning("the kernel cannot write its dirty pages: %s", error)
             # Somebody may want something all the time; then this is when deleted files are released.
-            for _ in range(TIDY_STEPS):
-                if not self._tidy():
-                    break
-                await trio.sleep(SWEEP_PAUSE_S)
+            await self._tidy_while(lambda: True)
             if self._fs.committer.is_clean or self._fs.committer.failure is not None:
                 continue
             try:

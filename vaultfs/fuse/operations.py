@@ -377,9 +377,15 @@ class VaultOperations(pyfuse3.Operations):
             fs.check_room(len(buf))
             inode = handle.inode
             if inode.chunks:
+                rewrites = fs.files.plan_write(inode, off, len(buf))
+                # All are read before anything else is waited for: at the gate nobody holds a lease, and what a plan
+                # was going to read may be given back.
                 has_waited = False
-                for rewrite in fs.files.plan_write(inode, off, len(buf)):
+                for rewrite in rewrites:
                     has_waited |= not await self._fill(rewrite.plan)
+                if has_waited:
+                    await durability.pass_gate()
+                for rewrite in rewrites:
                     fs.files.adopt(inode, rewrite, has_waited=has_waited)
             fs.files.write(inode, off, buf)
             if handle.is_direct:
@@ -407,7 +413,6 @@ class VaultOperations(pyfuse3.Operations):
             await trio.to_thread.run_sync(plan.fill)
         finally:
             segments.end_lease()
-        await self.durability.pass_gate()
         return False
 
     def _takes_set_id(self, fh: int, handle: FileHandle) -> bool:
@@ -457,8 +462,9 @@ class VaultOperations(pyfuse3.Operations):
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List names with attributes, so that looking at each needs no request of its own."""
         handle = self.handles.directory(fh)
-        if start_id == 0:
-            # A program that renames each name it is shown would be shown it again, without end.
+        if start_id == 0 or not handle.limit:
+            # A program that renames each name it is shown would be shown it again, without end.  A listing may
+            # also go on in a directory that was opened anew, as an NFS server does.
             handle.limit = self.fs.tree.next_cookie
         # The kernel takes only number and type of these two.
         for cookie, name in ((1, b"."), (2, b"..")):

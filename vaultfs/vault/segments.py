@@ -1,7 +1,8 @@
 """Segments for reading: the row, the open file and the cipher of each, by number.
 
-Readers and ciphers are kept for the segments used last.  A thread that reads holds a lease (`SegmentAccess.lease`);
-meanwhile no descriptor is closed.
+Readers and ciphers are kept for some segments.  A file is closed with the last reference to its reader, so whoever has
+planned to read from it still can, however many others are opened meanwhile.  A thread that reads holds a lease
+(`SegmentAccess.lease`); meanwhile no room is given back.
 
 If there is a source of segments elsewhere, one that is missing here is read from there through a cache, and a chunk
 that does not open is fetched, checked, and written in the place of the damaged one (`Spare`).
@@ -180,7 +181,7 @@ class SegmentAccess:
             found = self._load(segment)
             if len(self._open) >= OPEN_SEGMENTS and not self._leases:
                 for number in list(self._open)[: OPEN_SEGMENTS // 4]:
-                    self._open.pop(number).reader.close()
+                    del self._open[number]
             self._open[segment] = found
         return found
 
@@ -222,13 +223,11 @@ class SegmentAccess:
         return reader
 
     def forget(self, segment: SegmentId) -> None:
-        """Close a segment, for example because its file is gone."""
-        found = self._open.pop(segment, None)
-        if found is not None:
-            found.reader.close()
+        """Drop a segment, for example because its file is gone."""
+        self._open.pop(segment, None)
 
     def lease(self) -> None:
-        """Keep all descriptors open, for a thread that reads."""
+        """Keep all bytes of all segments where they are, for a thread that reads."""
         self._leases += 1
 
     def end_lease(self) -> None:

@@ -143,3 +143,20 @@ def test_two_listings_at_once(full: Path) -> None:
     with DirectoryStream(full) as one, DirectoryStream(full) as two:
         pairs = list(zip(one, two, strict=True))
     assert len(pairs) == COUNT + 2
+
+
+def test_a_listing_goes_on_in_a_folder_that_is_opened_anew(mounted: Path) -> None:
+    """As an NFS server does it; POSIX promises positions within one stream only."""
+    for number in range(300):
+        os.close(os.open(mounted / f"entry-{number:05}", os.O_CREAT | os.O_WRONLY))
+    with DirectoryStream(mounted) as stream:
+        listed = [(name, stream.position()) for name, _, _ in stream]
+    names = [name for name, _ in listed]
+    for taken in (1, 2, 3, 150, 299):
+        descriptor = os.open(mounted, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.lseek(descriptor, listed[taken][1], os.SEEK_SET)
+            rest = [os.fsencode(name) for name in os.listdir(descriptor)]
+        finally:
+            os.close(descriptor)
+        assert sorted(rest) == sorted(set(names[taken + 1 :]) - {b".", b".."})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from vault_compaction.vaults import read, require_exact_counts, settle, thinned, write
@@ -155,12 +154,43 @@ def test_older_snapshots_of_syncs_go_and_those_of_people_stay(vault: Vault) -> N
     assert found[-1] == newest
 
 
-def test_the_present_of_a_vault_with_snapshots_is_shipped_too(path: Path, vault: Vault, data: bytes) -> None:
-    """A snapshot from before the first remote keeps its segments, holes and all; new ones do not need them."""
+def test_older_snapshots_with_holes_do_not_keep_the_present_from_being_sent(vault: Vault, data: bytes) -> None:
+    """They keep their segments, holes and all; the present is copied out of these."""
     fs = vault.filesystem
-    write(vault, "/other", data[: 1 << 20])
     content = thinned(vault, data)
+    write(vault, "/twin", content)  # the same chunks
+    write(vault, "/short", b"end" * 9000)
+    assert holes(fs) > 0
+    older = [vault.create_snapshot("mine"), vault.create_snapshot("mine too")]
+    add_remote(fs)
+    info, _ = prepare(fs)
+    require_whole(fs, info)
+    assert vault.snapshots()[:2] == older
+    for _ in range(2):
+        assert prepare(fs) == (info, False)
+    for name in ("/file", "/twin"):
+        assert read(vault, name) == content
+    assert read(vault, "/short") == b"end" * 9000
+    require_exact_counts(fs)
+    for each in older:
+        vault.delete_snapshot(each.seq)
+    write(vault, "/short", b"changed")
+    info, is_new = prepare(fs)
+    assert is_new
+    require_whole(fs, info)
+    require_exact_counts(fs)
+
+
+def test_a_remote_that_goes_and_comes_back(vault: Vault, data: bytes) -> None:
+    fs = vault.filesystem
+    add_remote(fs)
+    write(vault, "/file", data)
+    prepare(fs)
+    fs.layout.remotes.unlink()
+    content = thinned(vault, data)
+    prepare(fs)
     add_remote(fs)
     info, _ = prepare(fs)
     require_whole(fs, info)
     assert read(vault, "/file") == content
+    require_exact_counts(fs)

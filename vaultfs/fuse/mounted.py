@@ -29,7 +29,7 @@ from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
-from vaultfs.vault.shipping import has_holes, preparing
+from vaultfs.vault.shipping import has_holes, is_changed, preparing
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshots import creating, deleting, list_snapshots
 from vaultfs.vault.transfer_staging import sweep_unfinished
@@ -257,6 +257,7 @@ class _MountedVault:
                 "open_handles": len(self._operations.handles),
                 "commit_interval_s": self._mount.commit_interval_s,
                 "snapshot": self._mount.snapshot,
+                "changed_since_snapshot": is_changed(self._fs),
             }
         if verb == "commit":
             if not self._mount.read_only:

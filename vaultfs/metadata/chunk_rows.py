@@ -164,6 +164,13 @@ class ChunkRows:
         ).fetchone()
         return None if row is None else cast("ChunkId", row[0])
 
+    def lies_beside_holes(self, chunk: ChunkId) -> bool:
+        """Whether a chunk's segment has holes."""
+        found = self._execute(
+            "SELECT 1 FROM chunk c JOIN segment s ON s.id=c.segment WHERE c.id=? AND s.holes>0", (chunk,)
+        )
+        return found.fetchone() is not None
+
     def chunks_of_segment(self, segment: SegmentId) -> list[ChunkRow]:
         """The chunks that lie in a segment, in order of offset."""
         return list(

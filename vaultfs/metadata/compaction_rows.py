@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, cast
 
-from vaultfs.ids import ChunkId, SegmentId
+from vaultfs.ids import ChunkId, InodeId, SegmentId
 from vaultfs.metadata.chunk_rows import ChunkRow
 from vaultfs.metadata.database import MetadataDatabase
 
@@ -71,6 +71,21 @@ class CompactionRows:
             cast("SegmentId", row[0])
             for row in self._execute("SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND holes>0")
         ]
+
+    def extents_beside_holes(self, after: tuple[int, int], limit: int) -> list[tuple[InodeId, int, ChunkId]]:
+        """Extents (inode, index, chunk) after (inode, index) whose chunks lie in sealed segments with holes.
+
+        Looks at all extents; only for who has found such a segment.
+        """
+        return cast(
+            "list[tuple[InodeId, int, ChunkId]]",
+            self._execute(
+                "SELECT e.inode, e.idx, e.chunk FROM extent e JOIN chunk c ON c.id=e.chunk "
+                "JOIN segment s ON s.id=c.segment WHERE (e.inode, e.idx) > (?, ?) AND s.holes>0 AND s.name IS NOT NULL "
+                "ORDER BY e.inode, e.idx LIMIT ?",
+                (*after, limit),
+            ).fetchall(),
+        )
 
     def chunks_after(self, segment: SegmentId, after: int, limit: int) -> list[ChunkRow]:
         """At most ``limit`` chunks of a segment with numbers above ``after``, in order of their numbers."""

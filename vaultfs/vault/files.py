@@ -224,6 +224,28 @@ class Files:
         self._bound_dirty()
         self._add_dirty(inode, index, rewrite.plan.result)
 
+    def copy_out(self, inode: Inode, index: int, chunk: ChunkId) -> int:
+        """Have a chunk of a file sealed anew, as if it had been written again; the old one stays for who else needs it.
+
+        Args:
+            inode: the file.
+            index: of the extent.
+            chunk: what it points at; if that is not so any more, nothing happens.
+
+        Returns:
+            Bytes that were copied.
+
+        Raises:
+            ChunkDamageError: it does not open; nothing was changed.
+            NoSpaceError: the disk is full.
+        """
+        if index in inode.dirty or index in inode.pending or self._rows.extent(inode.id, index) != chunk:
+            return 0
+        data = self._stored(inode, index)
+        self._rows.forget_fingerprint(chunk)  # or deduplication would find the old one
+        self._seal(inode, index, data)
+        return len(data)
+
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write ``data`` at ``offset``, growing the file as needed.  Times are the caller's business.
 

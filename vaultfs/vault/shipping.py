@@ -1,7 +1,8 @@
 """The snapshot that a sync carries away: of the present, in whole segments, and new only if something has changed.
 
-Before it is made, segments with holes (from the time before the vault had a remote) are written again.  Snapshots made
-here carry the label `LABEL`; older ones of them are deleted but for the newest, which a remote may be getting just now.
+Before it is made, segments with holes (from the time before the vault had a remote) are written again, and what files
+have in those that older snapshots hold in place is copied.  Snapshots made here carry the label `LABEL`; older ones of
+them are deleted but for the newest, which a remote may be getting just now.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from vaultfs.errors import VaultLockedError
 from vaultfs.metadata.compaction_rows import CompactionRows
 from vaultfs.vault.compaction import NOTHING_MORE, compact
+from vaultfs.vault.reading import ChunkDamageError
 from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 LABEL: Final = "sync"
 KEPT: Final = 1
 """Older snapshots of syncs that stay beside the newest."""
+EXTENTS_AT_ONCE: Final = 512
 
 
 def prepare(fs: FileSystem) -> tuple[SnapshotInfo, bool]:
@@ -48,11 +51,18 @@ def has_holes(fs: FileSystem) -> bool:
         return fs.reclaimer.keeps_whole and bool(CompactionRows(fs.database).holed_segments())
 
 
+def is_changed(fs: FileSystem) -> bool:
+    """Whether the present is not known to be that of the newest snapshot."""
+    return fs.newest_snapshot is None or fs.newest_snapshot[1] != fs.inodes.version
+
+
 def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
-    """As `prepare`, in steps, once no segment that can be written again has holes."""
+    """As `prepare`, in steps, once compaction has done what it can about segments with holes."""
+    if has_holes(fs):
+        yield from _copying_out(fs)
     yield Step.COMMIT
     known = list_snapshots(fs)
-    if known and fs.newest_snapshot == (known[-1].seq, fs.inodes.version):
+    if known and not is_changed(fs):
         return known[-1], False
     for info in [each for each in known if each.label == LABEL][:-KEPT]:
         try:
@@ -60,3 +70,25 @@ def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
         except VaultLockedError:
             log.info("snapshot %d is being copied; a later sync deletes it", info.seq)
     return (yield from creating(fs, LABEL)), True
+
+
+def _copying_out(fs: FileSystem) -> Steps[None]:
+    """Seal anew what files have in segments with holes that older snapshots hold in place.
+
+    Those snapshots cannot be sent, but the present can.  A damaged chunk stays where it is, and is told as such.
+    """
+    rows = CompactionRows(fs.database)
+    after = (0, -1)
+    while extents := rows.extents_beside_holes(after, EXTENTS_AT_ONCE):
+        for number, index, chunk in extents:
+            yield Step.ROOM
+            inode = fs.inodes.find(number)
+            if inode is None:
+                continue
+            fs.check_room(fs.chunk_size)
+            try:
+                fs.files.copy_out(inode, index, chunk)
+            except ChunkDamageError as damage:
+                fs.report_damage(damage)
+        after = extents[-1][:2]
+        yield Step.COMMIT

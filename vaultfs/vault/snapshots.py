@@ -297,7 +297,7 @@ class _Making:
         """One piece: share the chunk that holds the same bytes, or have one sealed."""
         fs = self._fs
         twin = fs.chunk_rows.by_fingerprint(known[:16], len(data))
-        if twin is not None:
+        if twin is not None and not (fs.reclaimer.keeps_whole and fs.chunk_rows.lies_beside_holes(twin)):
             fs.chunks.retain(twin)
             fs.snapshot_rows.put_piece(self._number, index, twin)
             return

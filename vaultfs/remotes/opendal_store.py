@@ -1,0 +1,269 @@
+"""Clouds that Apache OpenDAL speaks with; which ones, and with which credentials, is in `opendal_services`.
+
+- OpenDAL puts URLs, headers and tokens into the texts of its errors.  None is passed on, not even as a cause: messages
+  are written here, of the kind of an error and its HTTP status.
+- Its retries are not used (`vaultfs.remotes.retrying` does that); its time limits are.
+- ``if_absent`` is honoured where the service itself can, and ignored elsewhere, so that `vaultfs.remotes.probing` finds
+  out; looking first would pretend what a race disproves.
+- An object is held in memory while it is sent, as most of these services want it in one request.
+- When credentials are refused that were good before, new ones are asked for once: access tokens live an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any, Final, Self, TypeVar
+
+from vaultfs.errors import ObjectMissingError, RemoteRefusedError, RemoteUnreachableError
+from vaultfs.remotes.bodies import PIECE_BYTES, exact, read_all, require_range, wanted_bytes
+from vaultfs.remotes.keys import is_listed, require_key, require_prefix
+from vaultfs.remotes.opendal_errors import caught_errors, translated
+from vaultfs.remotes.store import ObjectInfo, Source
+
+_T = TypeVar("_T")
+
+_TIMEOUT_S: Final = 60.0
+_SLOWEST_BYTES_PER_S: Final = 16 << 10
+_LOT: Final = 256
+_FRESH_S: Final = 30.0
+"""Credentials younger than this that are refused will not get better by asking again."""
+
+
+class OpenDalStore:
+    """A service of OpenDAL.
+
+    Args:
+        name: for messages.
+        configure: makes OpenDAL's settings, ``scheme`` among them; is called before the first request, and again for
+            new credentials; raises errors of vaultfs.
+        is_renewable: whether it is worth calling again.
+        is_staged: whether objects are sent under another name and then renamed, as a service needs it that shows them
+            half sent.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        configure: Callable[[], Mapping[str, str]],
+        *,
+        is_renewable: bool = False,
+        is_staged: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._configure = configure
+        self._is_renewable = is_renewable
+        self._is_staged = is_staged
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._operator: Any = None
+        self._made_at_s = 0.0
+
+    def put(self, key: str, source: Source, *, if_absent: bool = False) -> None:
+        """Store an object, as `Store.put`; ``if_absent`` as far as the service can."""
+        require_key(key)
+        data = read_all(key, source)
+        what = f"storing {key} on {self.name}"
+
+        def write(operator: Any) -> None:
+            slow = _with_timeout(operator, _TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S)
+            if self._is_staged:
+                staged = posixpath.join(posixpath.dirname(key), f".vaultfs-{secrets.token_hex(16)}.tmp")
+                slow.write(staged, data)
+                operator.rename(staged, key)
+            elif if_absent and operator.capability().write_with_if_not_exists:
+                slow.write(key, data, if_not_exists=True)
+            else:
+                slow.write(key, data)
+
+        self._call(what, write)
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Read an object, as `Store.get`; its length is asked for first."""
+        require_key(key)
+        require_range(offset, length)
+        what = f"{key} on {self.name}"
+        size_bytes = self.size_bytes(key)
+        if size_bytes is None:
+            raise ObjectMissingError(f"{self.name} has no {key}")
+        wanted = wanted_bytes(what, size_bytes, offset, length)
+        yield from exact(what, self._pieces(key, offset, None if length is None and wanted else wanted), wanted)
+
+    def size_bytes(self, key: str) -> int | None:
+        """The length of an object, as `Store.size_bytes`."""
+        require_key(key)
+
+        def stat(operator: Any) -> int | None:
+            found = operator.stat(key)
+            return int(found.content_length) if found.is_file else None
+
+        try:
+            return self._call(f"looking for {key} on {self.name}", stat)
+        except ObjectMissingError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose keys begin so, as `Store.list`.  Some services list lengths as 0: those are looked up."""
+        require_prefix(prefix)
+        what = f"listing {prefix or 'all'} on {self.name}"
+        try:
+            with closing(self._call(what, partial(_Listing.begin, prefix=prefix))) as listing:
+                while entries := self._go_on(what, listing.take):
+                    for entry in entries:
+                        key = str(entry.path)
+                        if not key.endswith("/") and is_listed(key, prefix):
+                            size_bytes = int(entry.metadata.content_length or 0) or self.size_bytes(key)
+                            if size_bytes is not None:
+                                yield ObjectInfo(key, size_bytes)
+        except ObjectMissingError:  # a folder that is not there
+            return
+
+    def delete(self, key: str) -> None:
+        """Remove an object, as `Store.delete`; it is looked at first, as some services would remove a whole folder."""
+        if self.size_bytes(key) is None:
+            return
+        try:
+            self._call(f"removing {key} from {self.name}", lambda operator: operator.delete(key))
+        except ObjectMissingError:
+            return
+
+    def close(self) -> None:
+        """Forget connections and credentials."""
+        with self._lock:
+            self._operator = None
+
+    def _pieces(self, key: str, offset: int, length: int | None) -> Iterator[bytes]:
+        """What comes.  Never more of a part than was asked for; but of the whole, to see that it has not grown."""
+        what = f"reading {key} on {self.name}"
+
+        def begin(operator: Any) -> tuple[Any, bytes]:
+            file = operator.open(key, "rb")
+            file.seek(offset)
+            return file, file.read(_piece(length))
+
+        if length == 0:
+            return
+        file, piece = self._call(what, begin)
+        try:
+            while piece:
+                yield piece
+                if length is not None:
+                    length -= len(piece)
+                piece = self._go_on(what, partial(file.read, _piece(length))) if length != 0 else b""
+        finally:
+            file.close()
+
+    def _go_on(self, what: str, request: Callable[[], _T]) -> _T:
+        """The next part of what `_call` began.
+
+        Raises:
+            RemoteUnreachableError: also if credentials have expired in the middle: then a new request is needed.
+        """
+        operator = self._operator
+        try:
+            return self._translating(what, request)
+        except RemoteRefusedError:
+            if not self._renew(operator):
+                raise
+        raise RemoteUnreachableError(f"{what} failed: the credentials have expired; try again with new ones")
+
+    def _call(self, what: str, request: Callable[[Any], _T]) -> _T:
+        """Make a request; once more if it was refused, and with new credentials it may not be."""
+        operator = self._get_operator(what)
+        try:
+            return self._translating(what, lambda: request(operator))
+        except RemoteRefusedError:
+            if not self._renew(operator):
+                raise
+        operator = self._get_operator(what)
+        return self._translating(what, lambda: request(operator))
+
+    def _translating(self, what: str, request: Callable[[], _T]) -> _T:
+        try:
+            return request()
+        except caught_errors() as error:
+            failure = translated(error, what, self.name)
+        raise failure  # here, where the original is not the context
+
+    def _get_operator(self, what: str) -> Any:
+        with self._lock:
+            if self._operator is None:
+                settings = dict(self._configure())
+                self._operator = self._translating(what, lambda: _make_operator(settings))
+                self._made_at_s = self._clock()
+            return self._operator
+
+    def _renew(self, refused: Any) -> bool:
+        """Whether there may be better credentials now than those of the operator that was refused."""
+        with self._lock:
+            if self._operator is refused:
+                if not self._is_renewable or self._clock() - self._made_at_s < _FRESH_S:
+                    return False
+                self._operator = None
+            return True
+
+
+class _Listing:
+    """The entries of a listing, in lots.
+
+    OpenDAL's own blocking listing holds the interpreter's lock while it waits for the server, which stops every other
+    thread.  Its asynchronous one does not.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._entries: Any = None
+
+    @classmethod
+    def begin(cls, operator: Any, *, prefix: str) -> Self:
+        """Ask for the first entries."""
+        listing = cls()
+        try:
+            listing._loop.run_until_complete(listing._begin(operator.to_async_operator(), prefix or "/"))
+        except BaseException:
+            listing.close()
+            raise
+        return listing
+
+    def take(self) -> list[Any]:
+        """The next entries; none at the end."""
+        return self._loop.run_until_complete(self._take())
+
+    def close(self) -> None:
+        """Stop."""
+        self._loop.close()
+
+    async def _begin(self, operator: Any, path: str) -> None:
+        self._entries = await operator.list(path, recursive=True)
+
+    async def _take(self) -> list[Any]:
+        taken: list[Any] = []
+        async for entry in self._entries:
+            taken.append(entry)
+            if len(taken) == _LOT:
+                break
+        return taken
+
+
+def _piece(rest: int | None) -> int:
+    return PIECE_BYTES if rest is None else min(PIECE_BYTES, rest)
+
+
+def _make_operator(settings: dict[str, str]) -> Any:
+    import opendal  # noqa: PLC0415  # takes long to load
+
+    return _with_timeout(opendal.Operator(settings.pop("scheme"), **settings), _TIMEOUT_S)
+
+
+def _with_timeout(operator: Any, io_timeout_s: float) -> Any:
+    from opendal.layers import TimeoutLayer  # noqa: PLC0415  # takes long to load
+
+    return operator.layer(TimeoutLayer(timeout=_TIMEOUT_S, io_timeout=io_timeout_s))

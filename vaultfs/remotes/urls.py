@@ -1,0 +1,72 @@
+"""What a person writes to name a remote, and which store that means.
+
+    file:///dir                            a directory that exists
+    s3://bucket/prefix                     S3 and what speaks like it; options endpoint, region, profile, path_style
+    webdav+https://host/path               and webdav+http:// where the line is safe; options username, password_command
+    gcs://bucket/prefix                    azblob://container/prefix      b2://bucket/prefix
+    gdrive:folder                          dropbox:folder                 onedrive:folder
+
+A URL holds no secret, nor do options: both are stored in ``remotes.json``, which is public.  Credentials come from
+where each cloud's own tools look for them, or from a command that prints one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import unquote
+
+from vaultfs.errors import UsageError
+from vaultfs.remotes.directory import DirectoryStore
+from vaultfs.remotes.locations import Location, parse, redacted, require_options, require_prefix_path
+from vaultfs.remotes.retrying import RetryingStore, RetryPolicy
+from vaultfs.remotes.store import Store
+
+__all__ = ["open_store", "redacted"]
+
+_NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
+_DISK_PATIENCE: Final = RetryPolicy(tries=3, first_wait_s=0.2, longest_wait_s=1.0, total_s=3.0)
+"""A disk that is not plugged in will not be in a minute either; a share may only have hiccups."""
+
+
+def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS) -> Store:
+    """The store that a URL means; nothing is asked of it yet.
+
+    Args:
+        url: see the module.
+        options: settings of its kind.
+
+    Raises:
+        UsageError: the URL or an option makes no sense.
+    """
+    location = parse(url)
+    makers: dict[str, Callable[[Location, Mapping[str, str]], Store]] = {"file": _directory, "s3": _s3}
+    maker = makers.get(location.scheme, _opendal)
+    store = maker(location, options)
+    return RetryingStore(store, _DISK_PATIENCE) if location.scheme == "file" else RetryingStore(store)
+
+
+def _directory(location: Location, options: Mapping[str, str]) -> Store:
+    require_options(location, options, frozenset())
+    path = unquote("/" + location.path, errors="surrogateescape")
+    if location.authority not in {"", "localhost"} or "\0" in path or not location.path:
+        raise UsageError(f"{location.url} names no directory of this machine; write file:///the/directory")
+    if ".." in Path(path).parts:
+        raise UsageError(f"{location.url} goes up with '..'; write where it leads")
+    return DirectoryStore(Path(path))
+
+
+def _s3(location: Location, options: Mapping[str, str]) -> Store:
+    from vaultfs.remotes.s3 import S3Options, S3Store  # noqa: PLC0415  # boto3 takes long to load
+
+    require_options(location, options, frozenset({"endpoint", "region", "profile", "path_style"}))
+    prefix = require_prefix_path(location)
+    return S3Store(location.authority, prefix, S3Options.parse(options))
+
+
+def _opendal(location: Location, options: Mapping[str, str]) -> Store:
+    from vaultfs.remotes.opendal_services import make_store  # noqa: PLC0415  # opendal takes long to load
+
+    return make_store(location, options)

@@ -29,6 +29,7 @@ def shipped(vault: Vault, to: Path) -> SnapshotInfo:
     source.remotes.write_text("[]")
     info, _ = prepare(vault.filesystem)
     target.create_directories()
+    target.restoring.touch()
     shutil.copy(source.header, target.header)
     path = target.manifest_path(info.seq, info.id)
     shutil.copy(source.manifest_path(info.seq, info.id), path)
@@ -143,6 +144,18 @@ def test_a_vault_that_is_there_is_not_written_over(vault: Vault, files: dict[str
     with pytest.raises(UsageError, match="holds a vault already"):
         complete(VaultLayout(remote), KEY, info.seq, info.id)
     require_same(remote, files)
+
+
+def test_a_damaged_vault_is_not_taken_for_a_half_restored_one(
+    vault: Vault, files: dict[str, bytes], remote: Path
+) -> None:
+    info = shipped(vault, remote)
+    layout = VaultLayout(remote)
+    layout.restoring.unlink()
+    layout.database.write_bytes(b"somebody's only copy")
+    with pytest.raises(UsageError, match="holds a vault already"):
+        complete(layout, KEY, info.seq, info.id)
+    assert layout.database.read_bytes() == b"somebody's only copy"
 
 
 @pytest.mark.parametrize("what", ["manifest", "segment"])

@@ -75,6 +75,11 @@ class VaultLayout:
         return self.root / "remotes.json"
 
     @property
+    def restoring(self) -> Path:
+        """A file that is there while the vault is being fetched from elsewhere and is not complete."""
+        return self.root / ".restoring"
+
+    @property
     def cache(self) -> Path:
         """The directory of what was fetched of segments that lie elsewhere; it may be deleted while nobody uses it."""
         return self.root / "cache"

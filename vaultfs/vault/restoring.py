@@ -58,13 +58,13 @@ def complete(
 
     Raises:
         WrongPasswordError, NotAVaultError, FormatTooNewError: the header does not open.
-        UsageError: the directory holds a vault that is complete already.
+        UsageError: the directory holds a vault that is complete already, or one that nobody was restoring.
         IntegrityError: the manifest, a segment or a piece is not what was written.
         NoSpaceError, StorageError: the disk failed; the same can be done again.
     """
     lock = VaultLock.acquire(layout, purpose="restored")
     try:
-        if layout.head.exists():
+        if layout.head.exists() or (layout.database.exists() and not layout.restoring.exists()):
             raise UsageError(f"{layout.root} holds a vault already; restore into a directory of its own")
         keyring = load_header(layout).unlock(secret)
         if on_unlocked is not None:
@@ -78,6 +78,8 @@ def complete(
         generation = _add_snapshot(layout, keyring, content, snapshot_id)
         head = Head(layout, keyring)
         head.write_clean(max(generation, head.seen_generation()) + 1, manifest_hash=bytes.fromhex(snapshot_id))
+        with storage_errors(f"cannot remove {layout.restoring}"):
+            layout.restoring.unlink(missing_ok=True)
         restored = open_unlocked(layout, keyring, lock, read_only=False, source=source)
     except BaseException:
         lock.release()

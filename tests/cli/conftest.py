@@ -202,6 +202,35 @@ def digest(directory: Path, *but: str) -> str:
     return total.hexdigest()
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A directory to be a remote."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    return where
+
+
+@pytest.fixture
+def backed_up(vault: Path, disk: Path, run: Run) -> Path:
+    """A vault with some MiB in it, of which nothing was copied to its remote yet."""
+    write_file(vault, "/random", os.urandom(3 << 20))
+    write_file(vault, "/small", b"a few bytes")
+    assert run("remote", "add", vault, "disk", disk.as_uri(), bare=True).code == 0
+    return vault
+
+
+def make_snapshot(vault: Path, label: str = "") -> int:
+    """Its number."""
+    with opened(vault) as found:
+        return found.create_snapshot(label).seq
+
+
+def objects(remote: Path) -> dict[str, bytes]:
+    """Everything in a directory that is a remote; what is still being stored there has a hidden name."""
+    files = (path for path in sorted(remote.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(remote)): path.read_bytes() for path in files}
+
+
 def damage(vault: Path, path: str, offset: int) -> None:
     """Flip a bit of the sealed chunk that holds a byte of a file."""
     with vaultfs.open_vault(vault, vaultfs.Secret.password(PASSWORD), read_only=True) as found:

@@ -47,6 +47,11 @@ class Interrupts:
             raise Terminated
         raise KeyboardInterrupt
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came since the start: for work in threads, which stops by itself before `check`."""
+        return self._came is not None
+
     def check(self) -> None:
         """Raise what a signal asked for since the start.
 

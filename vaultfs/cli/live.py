@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vaultfs.cli.mounts import LiveMount
+from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
 from vaultfs.errors import VaultError
 from vaultfs.fuse import control
 from vaultfs.storage.layout import VaultLayout
@@ -19,7 +19,8 @@ def request(mount: LiveMount, verb: str, **arguments: Any) -> dict[str, Any]:
 
     Args:
         mount: which daemon.
-        verb: ``status``, ``commit``, ``snapshot-create``, ``snapshot-list``, ``snapshot-delete`` or ``scrub``.
+        verb: ``status``, ``commit``, ``snapshot-create``, ``snapshot-list``, ``snapshot-delete``, ``sync-prepare`` or
+            ``scrub``.
         arguments: of the verb.
 
     Raises:
@@ -35,6 +36,31 @@ def answers(mount: LiveMount) -> bool:
     except VaultError:
         return False
     return True
+
+
+def daemon_of(path: Path) -> LiveMount | None:
+    """The live mount that a path means: a mounted folder, or a vault whose present is mounted somewhere.
+
+    Args:
+        path: as the person wrote it.
+
+    Raises:
+        NotAVaultError: it is neither a mounted folder nor a vault.
+    """
+    mount = mount_at(path)
+    if mount is not None:
+        return mount
+    vault = vault_at(path)
+    if read_holder(VaultLayout(vault)) is None:
+        return None
+    for each in live_mounts():
+        try:
+            state = request(each, "status")
+        except VaultError:  # another user's, or its daemon is gone: not one that can be asked
+            continue
+        if state.get("snapshot") is None and Path(state["vault"]) == vault:
+            return each
+    return None
 
 
 def is_alive(mount: LiveMount) -> bool:

@@ -14,6 +14,7 @@ from vaultfs.cli.mount_plan import MountPlan
 from vaultfs.cli.mounts import mount_at, vault_at
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import parse_duration
+from vaultfs.cli.spare_segments import spare_segments
 from vaultfs.errors import MountError, UsageError
 from vaultfs.fuse import kernel_mount
 
@@ -163,5 +164,6 @@ def execute(plan: MountPlan) -> int:
         options=plan.options,
         foreground=plan.foreground,
         log_path=plan.log_path,
+        source_of_segments=None if plan.snapshot else spare_segments(plan.vault_path),
     )
     return 0

@@ -14,6 +14,7 @@ from vaultfs.cli.interrupts import Interrupts
 from vaultfs.cli.mounts import require_unmounted_vault
 from vaultfs.cli.output import error_line
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
+from vaultfs.cli.spare_segments import spare_segments
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError, VaultLockedError
 from vaultfs.fuse.allocator import give_back_memory
@@ -63,7 +64,7 @@ def reading(path: Path, options: SecretOptions | None, verb: str) -> Vault:
         NotAVaultError, VaultLockedError, WrongPasswordError and others: it cannot be opened.
     """
     root, secret = _unlocking(path, options, verb)
-    return vaultfs.open_vault(root, secret, read_only=True, purpose=f"vaultfs {verb}")
+    return vaultfs.open_vault(root, secret, read_only=True, purpose=f"vaultfs {verb}", source=spare_segments(root))
 
 
 @contextmanager
@@ -79,7 +80,8 @@ def changing(path: Path, options: SecretOptions | None, verb: str) -> Iterator[t
         VaultError: as `reading`; at the end, what could not be made durable.
     """
     root, secret = _unlocking(path, options, verb)
-    with Interrupts() as interrupts, vaultfs.open_vault(root, secret, purpose=f"vaultfs {verb}") as vault:
+    spare = spare_segments(root)
+    with Interrupts() as interrupts, vaultfs.open_vault(root, secret, purpose=f"vaultfs {verb}", source=spare) as vault:
         sweep_unfinished(vault.filesystem)
         interrupts.check()
         yield vault, interrupts

@@ -69,6 +69,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """``1 segment``, ``2 segments``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def name_text(name: bytes) -> str:
     """A file name for standard output: escaped on a terminal, as it is in a pipe."""
     text = os.fsdecode(name)

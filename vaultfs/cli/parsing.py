@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import cyclopts
 
 from vaultfs.cli.verbs import Command
 from vaultfs.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ValueIfAlone:
+    """In the annotation of an option whose value may be left out, as in ``--read-data[=10%]``; a value needs the ``=``.
+
+    Args:
+        value: what the option alone means.
+    """
+
+    value: str
 
 
 def command_app(name: str, command: Command) -> cyclopts.App:
@@ -46,7 +58,9 @@ def bind(name: str, command: Command, words: Sequence[str]) -> inspect.BoundArgu
     app = command_app(name, command)
     try:
         _, bound, _ = app.parse_args(
-            [_DASH if word == "-" else word for word in words], exit_on_error=False, print_error=False
+            [_DASH if word == "-" else word for word in _with_values(command, words)],
+            exit_on_error=False,
+            print_error=False,
         )
     except cyclopts.CycloptsError as error:
         message = " ".join(str(error).replace(_DASH, "-").split())
@@ -57,6 +71,18 @@ def bind(name: str, command: Command, words: Sequence[str]) -> inspect.BoundArgu
         else:
             bound.arguments[parameter] = _dash_again(value)
     return bound
+
+
+def _with_values(command: Command, words: Sequence[str]) -> list[str]:
+    """The words, with the value of each option that stands without one and may (`ValueIfAlone`)."""
+    alone = {}
+    for parameter, hint in get_type_hints(command, include_extras=True).items():
+        for each in getattr(hint, "__metadata__", ()):
+            if isinstance(each, ValueIfAlone):
+                name = f"--{parameter.replace('_', '-')}"
+                alone[name] = f"{name}={each.value}"
+    end = words.index("--") if "--" in words else len(words)
+    return [*(alone.get(word, word) for word in words[:end]), *words[end:]]
 
 
 _DASH: Final = "\0-"

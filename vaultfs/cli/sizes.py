@@ -75,3 +75,12 @@ def format_duration(seconds: float) -> str:
     days, hour = divmod(hours, 24)
     clock = f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
     return f"{days}d {clock}" if days else clock
+
+
+def format_age(seconds: float) -> str:
+    """A duration in its largest unit, in words: ``less than a minute``, ``1 minute``, ``23 hours``, ``12 days``."""
+    for name in ("day", "hour", "minute"):
+        count = int(seconds // _SECONDS[name[0]])
+        if count:
+            return f"{count} {name}{'' if count == 1 else 's'}"
+    return "less than a minute"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import vaultfs
-from vaultfs.cli.live import request
-from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
+from vaultfs.cli.live import daemon_of, request
+from vaultfs.cli.mounts import vault_at
 from vaultfs.cli.output import emit_json, printable, say, table
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import format_size
-from vaultfs.errors import VaultError, VaultLockedError
+from vaultfs.errors import VaultLockedError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
 from vaultfs.vault.api import Vault
@@ -34,7 +34,7 @@ def create(path: Path, /, *, label: str = "", secret: SecretOption | None = None
         secret: Unlocks a vault that is not mounted.
         json: Print JSON.
     """
-    mount = _daemon_of(path)
+    mount = daemon_of(path)
     if mount is not None:
         made = request(mount, "snapshot-create", label=label)
     else:
@@ -55,7 +55,7 @@ def list_(path: Path, /, *, secret: SecretOption | None = None, json: bool = Fal
         secret: Unlocks a vault that is not mounted.
         json: Print JSON.
     """
-    mount = _daemon_of(path)
+    mount = daemon_of(path)
     if mount is not None:
         found: list[dict[str, Any]] = request(mount, "snapshot-list")["snapshots"]
     else:
@@ -80,7 +80,7 @@ def delete(path: Path, snapshot: str, /, *, secret: SecretOption | None = None, 
         secret: Unlocks a vault that is not mounted.
         json: Print JSON.
     """
-    mount = _daemon_of(path)
+    mount = daemon_of(path)
     if mount is not None:
         gone = request(mount, "snapshot-delete", snapshot=snapshot)
     else:
@@ -91,24 +91,6 @@ def delete(path: Path, snapshot: str, /, *, secret: SecretOption | None = None, 
     else:
         say(f"Deleted snapshot {gone['seq']} ({gone['id'][:_SHOWN_ID]}).")
     return 0
-
-
-def _daemon_of(path: Path) -> LiveMount | None:
-    """The live mount that a path means: a mounted folder, or a vault whose present is mounted somewhere."""
-    mount = mount_at(path)
-    if mount is not None:
-        return mount
-    vault = vault_at(path)
-    if read_holder(VaultLayout(vault)) is None:
-        return None
-    for each in live_mounts():
-        try:
-            state = request(each, "status")
-        except VaultError:  # another user's, or its daemon is gone: not one that can be asked
-            continue
-        if state.get("snapshot") is None and Path(state["vault"]) == vault:
-            return each
-    return None
 
 
 def _opened(path: Path, secret: SecretOptions | None, *, read_only: bool) -> Vault:

@@ -1,4 +1,4 @@
-"""``vaultfs status``: what is mounted where, and what the daemons say."""
+"""``vaultfs status``: what is mounted where, what the daemons say, and what remotes lack."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from vaultfs.cli.live import is_alive, request
+from vaultfs.cli.backup_state import backup_rows, backup_state
+from vaultfs.cli.live import daemon_of, is_alive, request
 from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
 from vaultfs.cli.output import emit_json, fields, name_text, say
 from vaultfs.cli.sizes import format_size
-from vaultfs.errors import VaultError
+from vaultfs.errors import ExitCode, VaultError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
 
 
 def run(path: Path | None = None, /, *, json: bool = False) -> int:
-    """Show what is mounted, and what a vault is doing. No password is needed.
+    """Show what is mounted, what a vault is doing, and what its remotes lack. No password is needed.
+
+    The exit code is 3 while a remote lacks something, as far as this machine knows: no remote is asked.
 
     Args:
         path: A vault or a mounted folder; every mounted vault if not given.
@@ -32,14 +35,20 @@ def run(path: Path | None = None, /, *, json: bool = False) -> int:
             if number:
                 say()
             _show(state)
-        return 0
+        return _exit_code(*found)
     mount = mount_at(path)
     state = mounted_state(mount) if mount is not None else vault_state(path)
     if json:
         emit_json(state)
     else:
         _show(state)
-    return 0
+    return _exit_code(state)
+
+
+def _exit_code(*states: dict[str, Any]) -> int:
+    """3 while a remote lacks something."""
+    backups = [state["backup"] for state in states if state.get("backup") is not None]
+    return ExitCode.OK if all(backup["is_complete"] for backup in backups) else ExitCode.PARTIAL
 
 
 def mounted_state(mount: LiveMount) -> dict[str, Any]:
@@ -51,11 +60,13 @@ def mounted_state(mount: LiveMount) -> dict[str, Any]:
         "options": list(mount.options),
     }
     try:
-        return {**base, **request(mount, "status")}
+        said = request(mount, "status")
     except VaultError as error:
         if is_alive(mount):
             return {**base, "note": "mounted by another user, or with another state directory: it tells us no more"}
         return {**base, "state": "dead", "error": f"{error}; 'vaultfs umount' clears it away"}
+    is_present = said.get("snapshot") is None
+    return {**base, **said, "backup": backup_state(VaultLayout(Path(said["vault"])), said) if is_present else None}
 
 
 def vault_state(path: Path) -> dict[str, Any]:
@@ -70,7 +81,9 @@ def vault_state(path: Path) -> dict[str, Any]:
     }
     if holder is not None:
         state |= {"pid": holder.pid, "purpose": holder.purpose}
-    return state
+    daemon = daemon_of(path)
+    said = None if daemon is None else request(daemon, "status")
+    return {**state, "backup": backup_state(VaultLayout(vault), said)}
 
 
 def _stored_bytes(file: Path) -> int:
@@ -86,7 +99,9 @@ def _show(state: dict[str, Any]) -> None:
     """The state as ``name: value`` lines."""
     rows = []
     for name, value in state.items():
-        if name.endswith("_bytes"):
+        if name == "backup":
+            rows += [] if value is None else backup_rows(value)
+        elif name.endswith("_bytes"):
             rows.append((name.removesuffix("_bytes").replace("_", " "), format_size(value)))
         elif isinstance(value, list):
             rows.append((name, ",".join(str(item) for item in value)))

@@ -40,6 +40,7 @@ class Verb:
 _USE = "Use a vault"
 _KEYS = "Keys"
 _CARE = "Check and keep"
+_BACKUP = "Copies elsewhere"
 _FILES = "Files, without mounting"
 _MACHINE = "This machine"
 
@@ -49,12 +50,17 @@ VERBS: Mapping[str, Verb] = {
         Verb("init", _USE, "VAULT", "Create a vault."),
         Verb("mount", _USE, "VAULT DIR", "Mount a vault as a folder."),
         Verb("umount", _USE, "DIR", "Unmount; returns when everything is durable."),
-        Verb("status", _USE, "[PATH]", "Show what is mounted, and what a vault is doing."),
+        Verb("status", _USE, "[PATH]", "Show what is mounted, and what remotes lack."),
         Verb("passwd", _KEYS, "VAULT", "Change a password."),
         Verb("key", _KEYS, "add|list|remove|rotate VAULT", "Manage key slots, and rotate the master key."),
         Verb("fsck", _CARE, "VAULT", "Check a vault that is not mounted, and repair it."),
         Verb("scrub", _CARE, "VAULT|DIR", "Open every chunk, to find damage on the disk."),
         Verb("snapshot", _CARE, "create|list|delete VAULT|DIR", "Keep and list states of the whole vault."),
+        Verb("remote", _BACKUP, "add|list|remove|test VAULT", "Manage where a vault is copied to."),
+        Verb("sync", _BACKUP, "VAULT|DIR [REMOTE...]", "Copy a vault to its remotes: only what they lack."),
+        Verb("verify", _BACKUP, "VAULT REMOTE|URL", "Check that a remote has all that it should."),
+        Verb("restore", _BACKUP, "URL DEST", "Bring a whole vault back from a remote."),
+        Verb("clone", _BACKUP, "URL VAULT", "Use a vault at once, and fetch from its remote what is read."),
         Verb("put", _FILES, "VAULT LOCAL PATH", "Copy a local file or tree into a vault."),
         Verb("get", _FILES, "VAULT PATH LOCAL", "Copy a file or tree out of a vault."),
         Verb("cat", _FILES, "VAULT PATH...", "Write files of a vault to standard output."),

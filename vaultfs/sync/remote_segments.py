@@ -55,7 +55,9 @@ class RemoteSegments:
             VaultError: what the first of the others said.
         """
         failure: VaultError | None = None
-        for number in list(self._order):
+        with self._lock:
+            order = list(self._order)
+        for number in order:
             try:
                 data = b"".join(self._store(number).get(segment_key(name), offset=offset, length=length))
             except ObjectMissingError as error:

@@ -1,0 +1,84 @@
+"""A vault on a remote, before any of it is fetched: its place here, the password, and the snapshot that is meant.
+
+What comes from the remote is believed step by step: the password is checked against its ``vault.json`` and the key that
+this gives against the signature of the snapshot's manifest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vaultfs.cli.output import note, printable
+from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
+from vaultfs.crypto.header import VaultHeader
+from vaultfs.crypto.slots import Secret
+from vaultfs.errors import UsageError
+from vaultfs.remotes.store import Store
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.download import RemoteHead
+from vaultfs.sync.remote_objects import read_remote_header, read_remote_manifest
+from vaultfs.vault.head import Head
+from vaultfs.vault.snapshot_manifest import SnapshotInfo, open_manifest
+
+
+def warn_if_known(*, is_known: bool) -> None:
+    """Say what it means to fetch a vault that this machine knows."""
+    if is_known:
+        note(
+            "this machine knows the vault: once it is restored, its old directory is refused as an older copy.  "
+            "For a trial beside a vault in use, set XDG_STATE_HOME to an empty directory"
+        )
+
+
+def require_place(dest: Path, layout: VaultLayout) -> None:
+    """Refuse a place where a vault is, before anything else is asked for; `fetch` looks closer.
+
+    Raises:
+        UsageError: there is one, or the directory above is missing.
+    """
+    if not dest.absolute().parent.is_dir():
+        raise UsageError(f"{dest}: the directory {dest.absolute().parent} does not exist")
+    if layout.head.exists():
+        raise UsageError(f"{dest} holds a vault already; choose a directory that is empty or does not exist")
+
+
+def checked(
+    store: Store, head: RemoteHead, options: SecretOptions | None, name: str
+) -> tuple[Secret, SnapshotInfo, bool]:
+    """The secret, which opens the vault on the remote, and the snapshot, which is signed with that vault's key.
+
+    Returns:
+        Also whether this machine has a witness of the vault.
+
+    Raises:
+        UsageError: the remote holds no vault; there is no secret.
+        WrongPasswordError: it does not open the vault.
+        IntegrityError: header or manifest are not what vaultfs wrote.
+    """
+    public = read_remote_header(store)
+    if public is None:
+        raise UsageError(f"{name} holds no vault")
+    data, _ = read_remote_manifest(store, head, public.vault_id)
+    header = VaultHeader.decode(public.data)
+    secret = obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
+    keyring = header.unlock(secret)
+    _, content = open_manifest(keyring, data, head.seq, head.hash)
+    is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0
+    return secret, content.info(head.hash), is_known
+
+
+def as_json(layout: VaultLayout, info: SnapshotInfo, received_bytes: int) -> dict[str, Any]:
+    """What has become of it."""
+    return {
+        "vault": str(layout.root),
+        "snapshot": {
+            "seq": info.seq,
+            "id": info.id,
+            "label": info.label,
+            "created_ns": info.created_ns,
+            "files": info.files,
+            "bytes": info.bytes,
+        },
+        "received_bytes": received_bytes,
+    }

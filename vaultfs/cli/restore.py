@@ -1,0 +1,83 @@
+"""``vaultfs restore``: bring a whole vault back from a remote.
+
+What comes from the remote is believed step by step: the password is checked against its ``vault.json`` and the key that
+this gives against the signature of the snapshot's manifest, before any gigabyte is fetched; each segment by its hash.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vaultfs.cli.opened import show_warnings
+from vaultfs.cli.output import emit_json, say
+from vaultfs.cli.progress import progress
+from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
+from vaultfs.cli.secret_sources import SecretOption
+from vaultfs.cli.sizes import format_size
+from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options, parse_rate
+from vaultfs.ids import SnapshotSeq
+from vaultfs.remotes.urls import redacted
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.download import choose_head, fetch, heads
+from vaultfs.vault.restoring import complete
+
+
+def run(
+    url: str,
+    dest: Path,
+    /,
+    *,
+    snapshot: str | None = None,
+    option: OptionWords = None,
+    bwlimit: str | None = None,
+    connections: int = 4,
+    quiet: bool = False,
+    json: bool = False,
+    secret: SecretOption | None = None,
+) -> int:
+    """Bring a whole vault back from a remote, as it was at a snapshot.
+
+    The password is checked before the data is fetched. Every byte is checked by its hash or seal. What an interrupted
+    run has fetched stays in DEST; the same command goes on with it.
+
+    Args:
+        url: Of the remote, as 'vaultfs remote list' shows it.
+        dest: A directory that does not exist, is empty, or is what an interrupted restore has left.
+        snapshot: Its number, or at least the first 4 digits of its id; the newest if not given.
+        option: A setting of the store, as KEY=VALUE; may be given several times.
+        bwlimit: Bytes per second at most, as in 500K or 10M.
+        connections: So many objects at once.
+        quiet: Show no progress.
+        json: Show progress as JSON lines on standard error, and print the outcome as JSON.
+        secret: Where the password comes from.
+    """
+    show_warnings()
+    check_connections(connections)
+    rate = parse_rate(bwlimit)
+    layout = VaultLayout(dest.absolute())
+    require_place(dest, layout)
+    with Stores(rate) as stores:
+        store = stores.open(url, parse_options(option))
+        head = choose_head(heads(store), snapshot)
+        unlocking, info, is_known = checked(store, head, secret, redacted(url))
+        warn_if_known(is_known=is_known)
+        bar = progress(f"restore {dest}", "none" if quiet else "json" if json else "auto", resumable=True)
+        with bar, stores.interruptible() as is_stopped:
+            fetch(
+                store,
+                layout,
+                head,
+                connections=connections,
+                progress=lambda state: bar(state.done_bytes, state.total_bytes),
+                is_stopped=is_stopped,
+            )
+        received = store.counts.received_bytes
+    complete(layout, unlocking, SnapshotSeq(head.seq), head.hash)
+    if json:
+        emit_json(as_json(layout, info, received))
+    else:
+        say(
+            f"Restored snapshot {info.seq} ({info.id[:12]}) in {dest}: {info.files} files, {format_size(info.bytes)}.  "
+            f"Mount it with: vaultfs mount {dest} DIR"
+        )
+    return 0

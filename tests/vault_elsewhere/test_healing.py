@@ -16,6 +16,7 @@ from vaultfs.storage.manifest_format import Manifest
 from vaultfs.storage.segment_reader import hash_file
 from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import compact
+from vaultfs.vault.opening import load_header
 from vaultfs.vault.restoring import complete
 from vaultfs.vault.shipping import prepare
 
@@ -159,7 +160,8 @@ def clone(path: Path, data: bytes, tmp_path: Path) -> tuple[Path, Elsewhere]:
         target.manifest_path(info.seq, info.id).write_bytes(manifest)
         source = Elsewhere.of(path)
     assert len(Manifest.decode(manifest)[0].segments) > 2
-    complete(target, KEY, info.seq, info.id, source=source)
+    header = load_header(target)
+    complete(target, header, header.unlock(KEY), info.seq, info.id, source=source)
     return target.root, source
 
 

@@ -10,14 +10,15 @@ import pytest
 from vault_compaction.vaults import KEY, read, require_exact_counts, write
 
 import vaultfs
+from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import IntegrityError, RollbackError, UsageError, WrongPasswordError
+from vaultfs.errors import IntegrityError, RollbackError, UsageError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.vault import restoring
 from vaultfs.vault.api import Vault
 from vaultfs.vault.fsck import check
-from vaultfs.vault.restoring import complete
+from vaultfs.vault.opening import load_header
 from vaultfs.vault.shipping import prepare
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
@@ -38,6 +39,11 @@ def shipped(vault: Vault, to: Path) -> SnapshotInfo:
         target.sealed_path(name).parent.mkdir(exist_ok=True)
         shutil.copy(source.sealed_path(name), target.sealed_path(name))
     return info
+
+
+def finish(layout: VaultLayout, info: SnapshotInfo) -> None:
+    header = load_header(layout)
+    restoring.complete(layout, header, header.unlock(KEY), info.seq, info.id)
 
 
 @pytest.fixture
@@ -78,9 +84,7 @@ def require_same(path: Path, files: dict[str, bytes]) -> None:
 
 def test_a_vault_is_restored_and_goes_on(vault: Vault, files: dict[str, bytes], remote: Path) -> None:
     info = shipped(vault, remote)
-    unlocked = []
-    complete(VaultLayout(remote), KEY, info.seq, info.id, on_unlocked=lambda: unlocked.append(True))
-    assert unlocked == [True]
+    finish(VaultLayout(remote), info)
     require_same(remote, files)
     with vaultfs.open_vault(remote, KEY) as restored:
         assert restored.snapshots() == [info]
@@ -95,7 +99,7 @@ def test_a_vault_is_restored_and_goes_on(vault: Vault, files: dict[str, bytes], 
 
 def test_a_snapshot_of_it_opens(vault: Vault, files: dict[str, bytes], remote: Path) -> None:
     info = shipped(vault, remote)
-    complete(VaultLayout(remote), KEY, info.seq, info.id)
+    finish(VaultLayout(remote), info)
     with vaultfs.open_vault(remote, KEY) as restored:
         write(restored, "/small", b"other")
     snapshot = open_snapshot(remote, KEY, info.seq)
@@ -105,15 +109,17 @@ def test_a_snapshot_of_it_opens(vault: Vault, files: dict[str, bytes], remote: P
         snapshot.close()
 
 
-def test_the_wrong_password_changes_nothing(vault: Vault, files: dict[str, bytes], remote: Path) -> None:
+def test_a_header_that_was_changed_meanwhile(vault: Vault, files: dict[str, bytes], remote: Path) -> None:
     info = shipped(vault, remote)
     layout = VaultLayout(remote)
-    before = sorted(each for each in remote.rglob("*") if each != layout.lock)
-    other, _ = Secret.generate_recovery()
-    with pytest.raises(WrongPasswordError):
-        complete(layout, other, info.seq, info.id)
-    assert sorted(each for each in remote.rglob("*") if each != layout.lock) == before
-    complete(layout, KEY, info.seq, info.id)
+    header = load_header(layout)
+    keyring = header.unlock(KEY)
+    other = header.add_slot(keyring, Secret.generate_recovery()[0], label="other", kdf=KdfParameters.weakest())
+    layout.header.write_bytes(other.encode())
+    with pytest.raises(IntegrityError, match="changed meanwhile"):
+        restoring.complete(layout, header, keyring, info.seq, info.id)
+    assert not layout.database.exists()
+    finish(layout, info)
     require_same(remote, files)
 
 
@@ -129,20 +135,20 @@ def test_what_was_interrupted_is_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(restoring, place, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            complete(VaultLayout(remote), KEY, info.seq, info.id)
+            finish(VaultLayout(remote), info)
     if place == "open_unlocked":
         # HEAD is there, and with it a vault that opens; that does the rest.
         vaultfs.open_vault(remote, KEY).close()
     else:
-        complete(VaultLayout(remote), KEY, info.seq, info.id)
+        finish(VaultLayout(remote), info)
     require_same(remote, files)
 
 
 def test_a_vault_that_is_there_is_not_written_over(vault: Vault, files: dict[str, bytes], remote: Path) -> None:
     info = shipped(vault, remote)
-    complete(VaultLayout(remote), KEY, info.seq, info.id)
+    finish(VaultLayout(remote), info)
     with pytest.raises(UsageError, match="holds a vault already"):
-        complete(VaultLayout(remote), KEY, info.seq, info.id)
+        finish(VaultLayout(remote), info)
     require_same(remote, files)
 
 
@@ -154,7 +160,7 @@ def test_a_damaged_vault_is_not_taken_for_a_half_restored_one(
     layout.restoring.unlink()
     layout.database.write_bytes(b"somebody's only copy")
     with pytest.raises(UsageError, match="holds a vault already"):
-        complete(layout, KEY, info.seq, info.id)
+        finish(layout, info)
     assert layout.database.read_bytes() == b"somebody's only copy"
 
 
@@ -170,7 +176,7 @@ def test_damage_is_told(vault: Vault, files: dict[str, bytes], remote: Path, wha
             content[at] ^= 1
         path.write_bytes(content)
     with pytest.raises(IntegrityError):
-        complete(layout, KEY, info.seq, info.id)
+        finish(layout, info)
     assert not layout.head.exists()
 
 
@@ -179,7 +185,7 @@ def test_an_older_copy_is_refused_after_a_restore(
 ) -> None:
     info = shipped(vault, remote)
     older = Path(shutil.copytree(path, tmp_path / "older"))
-    complete(VaultLayout(remote), KEY, info.seq, info.id)
+    finish(VaultLayout(remote), info)
     with pytest.raises(RollbackError):
         vaultfs.open_vault(older, KEY)
     require_same(remote, files)

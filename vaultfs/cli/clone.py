@@ -11,12 +11,15 @@ from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_kn
 from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sizes import format_size
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options, parse_rate
+from vaultfs.errors import UsageError
 from vaultfs.ids import SnapshotSeq
-from vaultfs.remotes.configured import Remote, save_remotes
+from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
+from vaultfs.remotes.store import Store
 from vaultfs.remotes.urls import redacted
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.download import choose_head, fetch, heads
 from vaultfs.sync.download import fill as fetch_rest
+from vaultfs.sync.local_vault import list_manifests
 from vaultfs.sync.remote_segments import RemoteSegments
 from vaultfs.vault.restoring import complete
 
@@ -42,9 +45,11 @@ def run(
     Only the metadata is fetched. What programs read later comes from the remote piece by piece, and stays in a cache of
     2 GiB in the vault's directory. New data is on this machine until 'vaultfs sync' sends it.
 
+    An interrupted --fill is gone on with by the same command, which asks for no password then.
+
     Args:
         url: Of the remote, as 'vaultfs remote list' shows it.
-        vault: A directory that does not exist or is empty.
+        vault: A directory that does not exist or is empty; with --fill also a clone of that remote.
         snapshot: Its number, or at least the first 4 digits of its id; the newest if not given.
         fill: Go on and fetch all the rest; the vault can be mounted meanwhile.
         option: A setting of the store, as KEY=VALUE; may be given several times.
@@ -59,15 +64,26 @@ def run(
     rate = parse_rate(bwlimit)
     options = parse_options(option)
     layout = VaultLayout(vault.absolute())
+    half_filled = _clone_of(layout, url) if fill else None
+    if half_filled is not None:
+        if snapshot is not None:
+            raise UsageError(f"{vault} is a clone already; --fill fetches its newest snapshot, so leave out --snapshot")
+        with Stores(rate) as stores:
+            store = stores.open(url, options or half_filled.options)
+            _require_sent(store, layout)
+            _fill(stores, store, layout, vault, connections, quiet=quiet, json=json)
+            if json:
+                emit_json({"vault": str(layout.root), "snapshot": None, "received_bytes": store.counts.received_bytes})
+        return 0
     require_place(vault, layout)
     with Stores(rate) as stores:
         store = stores.open(url, options)
         head = choose_head(heads(store), snapshot)
-        unlocking, info, is_known = checked(store, head, secret, redacted(url))
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url))
         warn_if_known(is_known=is_known)
         fetch(store, layout, head, with_segments=False)
         save_remotes(layout, [Remote(ORIGIN, url, options)])
-        complete(layout, unlocking, SnapshotSeq(head.seq), head.hash, source=RemoteSegments([lambda: store]))
+        complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=RemoteSegments([lambda: store]))
         if not json:
             say(
                 f"Cloned snapshot {info.seq} ({info.id[:12]}) to {vault}: {info.files} files, "
@@ -76,15 +92,40 @@ def run(
                 f"Mount it with: vaultfs mount {vault} DIR"
             )
         if fill:
-            bar = progress(f"fill {vault}", "none" if quiet else "json" if json else "auto", resumable=True)
-            with bar, stores.interruptible() as is_stopped:
-                fetch_rest(
-                    store,
-                    layout,
-                    connections=connections,
-                    progress=lambda state: bar(state.done_bytes, state.total_bytes),
-                    is_stopped=is_stopped,
-                )
+            _fill(stores, store, layout, vault, connections, quiet=quiet, json=json)
         if json:
             emit_json(as_json(layout, info, store.counts.received_bytes))
     return 0
+
+
+def _clone_of(layout: VaultLayout, url: str) -> Remote | None:
+    """The remote with this URL of the vault that is there already; None if there is no vault, or none that has it."""
+    if not layout.head.exists():
+        return None
+    return next((remote for remote in load_remotes(layout) if remote.url == url), None)
+
+
+def _require_sent(store: Store, layout: VaultLayout) -> None:
+    """Refuse to fill what the remote does not have.
+
+    Raises:
+        UsageError: the newest snapshot was made here, and is not there yet.
+    """
+    there = {(head.seq, head.hash) for head in heads(store)}
+    newest = list_manifests(layout)[-1:]
+    if newest and tuple(newest[0]) not in there:
+        raise UsageError(f"{store.name} lacks the newest snapshot of {layout.root}; send it with 'vaultfs sync' first")
+
+
+def _fill(
+    stores: Stores, store: Store, layout: VaultLayout, vault: Path, connections: int, *, quiet: bool, json: bool
+) -> None:
+    bar = progress(f"fill {vault}", "none" if quiet else "json" if json else "auto", resumable=True)
+    with bar, stores.interruptible() as is_stopped:
+        fetch_rest(
+            store,
+            layout,
+            connections=connections,
+            progress=lambda state: bar(state.done_bytes, state.total_bytes),
+            is_stopped=is_stopped,
+        )

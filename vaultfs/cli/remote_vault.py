@@ -12,7 +12,7 @@ from typing import Any
 from vaultfs.cli.output import note, printable
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
 from vaultfs.crypto.header import VaultHeader
-from vaultfs.crypto.slots import Secret
+from vaultfs.crypto.keys import Keyring
 from vaultfs.errors import UsageError
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
@@ -45,11 +45,11 @@ def require_place(dest: Path, layout: VaultLayout) -> None:
 
 def checked(
     store: Store, head: RemoteHead, options: SecretOptions | None, name: str
-) -> tuple[Secret, SnapshotInfo, bool]:
-    """The secret, which opens the vault on the remote, and the snapshot, which is signed with that vault's key.
+) -> tuple[VaultHeader, Keyring, SnapshotInfo, bool]:
+    """The keys of the vault on the remote, and the snapshot, which is signed with one of them.
 
     Returns:
-        Also whether this machine has a witness of the vault.
+        The header that was unlocked, its keys, the snapshot, and whether this machine has a witness of the vault.
 
     Raises:
         UsageError: the remote holds no vault; there is no secret.
@@ -65,7 +65,7 @@ def checked(
     keyring = header.unlock(secret)
     _, content = open_manifest(keyring, data, head.seq, head.hash)
     is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0
-    return secret, content.info(head.hash), is_known
+    return header, keyring, content.info(head.hash), is_known
 
 
 def as_json(layout: VaultLayout, info: SnapshotInfo, received_bytes: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run(
     with Stores(rate) as stores:
         store = stores.open(url, parse_options(option))
         head = choose_head(heads(store), snapshot)
-        unlocking, info, is_known = checked(store, head, secret, redacted(url))
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url))
         warn_if_known(is_known=is_known)
         bar = progress(f"restore {dest}", "none" if quiet else "json" if json else "auto", resumable=True)
         with bar, stores.interruptible() as is_stopped:
@@ -72,7 +72,7 @@ def run(
                 is_stopped=is_stopped,
             )
         received = store.counts.received_bytes
-    complete(layout, unlocking, SnapshotSeq(head.seq), head.hash)
+    complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash)
     if json:
         emit_json(as_json(layout, info, received))
     else:

@@ -14,13 +14,12 @@ vault that may still lie around must not be taken for the present one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from vaultfs.crypto.header import VaultHeader
 from vaultfs.crypto.keys import Keyring
-from vaultfs.crypto.slots import Secret
-from vaultfs.errors import UsageError
+from vaultfs.errors import IntegrityError, UsageError
 from vaultfs.ids import SnapshotSeq
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
@@ -40,35 +39,36 @@ _NEW_NAME: Final = ".metadata.db.restored"
 
 def complete(
     layout: VaultLayout,
-    secret: Secret,
+    header: VaultHeader,
+    keyring: Keyring,
     seq: SnapshotSeq,
     snapshot_id: str,
-    on_unlocked: Callable[[], None] | None = None,
     source: SegmentSource | None = None,
 ) -> None:
     """Make ``metadata.db`` and HEAD, so that the vault opens in the state of a snapshot; durable on return.
 
     Args:
         layout: has the header, the manifest, and its segments unless there is a ``source``.
-        secret: opens a key slot.
+        header: what was unlocked before anything was fetched.
+        keyring: that it gave.
         seq: the snapshot's number.
         snapshot_id: the hash of its manifest.
-        on_unlocked: called once the key derivation is done.
         source: has segments that are not here; only the metadata is fetched from it.
 
     Raises:
-        WrongPasswordError, NotAVaultError, FormatTooNewError: the header does not open.
         UsageError: the directory holds a vault that is complete already, or one that nobody was restoring.
-        IntegrityError: the manifest, a segment or a piece is not what was written.
+        IntegrityError: the header is another one, or the manifest, a segment or a piece is not what was written.
+        NotAVaultError, FormatTooNewError: the header cannot be read.
         NoSpaceError, StorageError: the disk failed; the same can be done again.
     """
     lock = VaultLock.acquire(layout, purpose="restored")
     try:
         if layout.head.exists() or (layout.database.exists() and not layout.restoring.exists()):
             raise UsageError(f"{layout.root} holds a vault already; restore into a directory of its own")
-        keyring = load_header(layout).unlock(secret)
-        if on_unlocked is not None:
-            on_unlocked()
+        if load_header(layout).encode() != header.encode():
+            raise IntegrityError(
+                f"{layout.header} is not the one that was unlocked: it was changed meanwhile; try again"
+            )
         hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
         try:
             _, content = open_manifest(keyring, hold.data, seq, snapshot_id)

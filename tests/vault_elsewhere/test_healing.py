@@ -10,12 +10,14 @@ from vault_compaction.vaults import EAGER, KEY, read, write
 
 import vaultfs
 from vault_elsewhere.sources import Elsewhere
-from vaultfs.errors import ChunkIntegrityError, IntegrityError, RemoteUnreachableError
+from vaultfs.errors import ChunkIntegrityError, IntegrityError, RemoteUnreachableError, UsageError
+from vaultfs.ids import SegmentName
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.storage.segment_reader import hash_file
 from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import compact
+from vaultfs.vault.fsck import check
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.restoring import complete
 from vaultfs.vault.shipping import prepare
@@ -208,3 +210,37 @@ def test_a_clone_whose_source_is_away(clone: tuple[Path, Elsewhere], data: bytes
         source.is_down = False
         assert read(vault, "/file") == data
         assert read(vault, "/new") == b"works"
+
+
+@pytest.mark.parametrize("has_database", [True, False])
+def test_a_repair_does_not_give_up_what_is_elsewhere(
+    clone: tuple[Path, Elsewhere], data: bytes, has_database: bool
+) -> None:
+    path, source = clone
+    layout = VaultLayout(path)
+    layout.remotes.write_text("[]")
+    if not has_database:
+        layout.database.rename(path / "away")
+    with pytest.raises(UsageError, match="clone --fill"):
+        check(path, KEY, repair=True)
+    if not has_database:
+        (path / "away").rename(layout.database)
+    with opened(path, source) as vault:
+        assert read(vault, "/file") == data
+    for name, content in source.segments.items():
+        layout.sealed_path(SegmentName(name)).parent.mkdir(exist_ok=True)
+        layout.sealed_path(SegmentName(name)).write_bytes(content)
+    assert check(path, KEY, repair=True).is_clean
+    with opened(path, None) as vault:
+        assert read(vault, "/file") == data
+
+
+def test_only_what_is_damaged_is_fetched(closed: Path, source: Elsewhere, data: bytes) -> None:
+    path = segments(closed)[0]
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[200_000] ^= 1
+    path.write_bytes(content)
+    with opened(closed, source) as vault:
+        assert read(vault, "/file") == data  # in runs of many chunks
+    assert len(source.requests) == 1

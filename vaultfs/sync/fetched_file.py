@@ -73,7 +73,7 @@ class SegmentFetch:
                 os.close(descriptor)
 
     def _is_there(self) -> bool:
-        """Whether the segment is complete; a file that is not it is removed."""
+        """Whether the segment is complete; a file that is not it stays until the right one takes its place."""
         with storage_errors(f"cannot look at {self._path}"):
             try:
                 size = self._path.lstat().st_size
@@ -88,8 +88,6 @@ class SegmentFetch:
                     return True
         finally:
             os.close(descriptor)
-        with storage_errors(f"cannot remove {self._path}"):
-            self._path.unlink()
         return False
 
     def _fill(self, descriptor: int, start: int) -> None:

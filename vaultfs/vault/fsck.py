@@ -13,13 +13,17 @@ in this order, and can be interrupted and repeated at any point:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vaultfs.errors import VaultError
+from vaultfs.errors import UsageError, VaultError
+from vaultfs.ids import SegmentName
+from vaultfs.metadata.chunk_rows import ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures, metadata_errors
+from vaultfs.storage.manifest_format import Manifest
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.fsck_chunks import check_counts, check_data
 from vaultfs.vault.fsck_repair import Examination
@@ -30,6 +34,7 @@ from vaultfs.vault.fsck_tree import check_settings, check_tree, settle_tree
 from vaultfs.vault.inspection import Inspection, inspecting, reopen
 from vaultfs.vault.rebuild import rebuild
 from vaultfs.vault.scrub import OnProgress
+from vaultfs.vault.snapshot_manifest import manifest_files
 
 if TYPE_CHECKING:
     from vaultfs.crypto.slots import Secret
@@ -56,6 +61,7 @@ def check(
 
     Raises:
         NotAVaultError, FormatTooNewError, WrongPasswordError, VaultLockedError: as their names say.
+        UsageError: ``repair``, and segments are missing that the vault's remotes may have.
         IntegrityError: ``vault.json`` is damaged; without it there are no keys, and nothing can be checked.
         NoSpaceError, StorageError: the disk failed.
     """
@@ -67,12 +73,39 @@ def check(
             note = "the vault was not unmounted in order; the next mount recovers it"
             report.add(Finding("not-closed", "note", note))
         if repair:
+            _require_what_is_elsewhere(inspection)
             _repair(inspection, report, reads_data=reads_data, on_progress=on_progress)
         elif inspection.database is not None and _pages_are_sound(inspection.database, report, is_repair=False):
             with metadata_errors("check"):
                 ex = Examination(inspection, inspection.database, report, is_repairing=False)
                 _examine(ex, reads_data=reads_data, on_progress=on_progress)
     return report
+
+
+def _require_what_is_elsewhere(inspection: Inspection) -> None:
+    """Refuse to repair a vault whose missing segments may lie on its remotes: a repair gives up what is missing.
+
+    Raises:
+        UsageError: there are such segments.
+    """
+    layout = inspection.layout
+    if not layout.remotes.exists():
+        return
+    needed: set[str] = set()
+    if inspection.database is not None:
+        with metadata_errors("check"):
+            needed.update(row.name for row in ChunkRows(inspection.database).segments() if row.name and row.live)
+    for seq, snapshot_id in manifest_files(layout)[-1:]:
+        with contextlib.suppress(VaultError, OSError):
+            manifest, _ = Manifest.decode(layout.manifest_path(seq, snapshot_id).read_bytes())
+            needed.update(name for name, _ in manifest.segments)
+    missing = [name for name in needed if not layout.sealed_path(SegmentName(name)).exists()]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} segments are not here, and the vault has remotes that may have them; a repair would give "
+            f"up what is in them.  Fetch them with 'vaultfs clone --fill URL {layout.root}' ('vaultfs remote list' shows "
+            "the URL), or remove the remotes if they are lost"
+        )
 
 
 def _pages_are_sound(database: MetadataDatabase, report: FsckReport, *, is_repair: bool) -> bool:

@@ -196,21 +196,28 @@ class ReadPlan:
         del self.wanted[: len(run)]
 
     def _place_from_elsewhere(self, run: list[Wanted]) -> None:
-        """Fetch the chunks of a run one by one, and mend those that were damaged here."""
+        """Fetch those chunks of a run that cannot be had here, and mend what was damaged."""
         for each in list(run):
             spare, place = each.segment.spare, each.place
             assert spare is not None
+            try:
+                self._place([each], each.segment.reader.read(place.offset, place.stored))
+            except IntegrityError as error:
+                log.warning("segment %s, chunk %d: %s; it is fetched", each.segment.label, place.chunk, error)
+            else:
+                continue
             try:
                 sealed = spare.fetch(place.offset, place.stored)
             except VaultError as error:
                 raise self._damage(place, f"segment {each.segment.label}; and elsewhere: {error}") from error
             self._place([each], sealed)
             try:
-                spare.mend(place.offset, sealed)
+                is_mended = spare.mend(place.offset, sealed)
             except VaultError as error:
                 log.warning("a damaged chunk was fetched, but not mended: %s", error)
             else:
-                log.warning("segment %s, chunk %d: was damaged, and is mended", each.segment.label, place.chunk)
+                if is_mended:
+                    log.warning("segment %s, chunk %d: was damaged, and is mended", each.segment.label, place.chunk)
 
     def _damage(self, place: ChunkPlace, reason: str) -> ChunkDamageError:
         return ChunkDamageError(self._inode.id, place.idx * self._chunk_size, place.chunk, reason)

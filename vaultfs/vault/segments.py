@@ -130,14 +130,17 @@ class Spare:
             self._cache.forget(self._name, offset, length)
         return self._source.fetch(self._name, offset, length)
 
-    def mend(self, offset: int, data: bytes) -> None:
+    def mend(self, offset: int, data: bytes) -> bool:
         """Write what has turned out right in the place of what was damaged, durably.
+
+        Returns:
+            Whether there was such a place; a segment that is not on this disk has none.
 
         Raises:
             VaultError: this disk does not take it; the damage stays, and does no harm while the source is there.
         """
         if self._path is None:
-            return
+            return False
         descriptor = open_for_change(self._path, segment=self._name)
         try:
             with storage_errors(f"cannot mend the segment {self._name}"):
@@ -147,6 +150,7 @@ class Spare:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        return True
 
 
 class SegmentAccess:

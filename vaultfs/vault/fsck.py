@@ -103,8 +103,8 @@ def _require_what_is_elsewhere(inspection: Inspection) -> None:
     if missing:
         raise UsageError(
             f"{len(missing)} segments are not here, and the vault has remotes that may have them; a repair would give "
-            f"up what is in them.  Fetch them with 'vaultfs clone --fill URL {layout.root}' ('vaultfs remote list' shows "
-            "the URL), or remove the remotes if they are lost"
+            f"up what is in them.  Fetch them with 'vaultfs clone --fill URL {layout.root}' with the URL of "
+            "'vaultfs remote list', or remove the remotes if they are lost"
         )
 
 

@@ -103,6 +103,8 @@ def _show(state: dict[str, Any]) -> None:
             rows += [] if value is None else backup_rows(value)
         elif name.endswith("_bytes"):
             rows.append((name.removesuffix("_bytes").replace("_", " "), format_size(value)))
+        elif isinstance(value, bool):
+            rows.append((name.removeprefix("is_").replace("_", " "), "yes" if value else "no"))
         elif isinstance(value, list):
             rows.append((name, ",".join(str(item) for item in value)))
         elif value is not None:

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from descriptors import open_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,8 +136,8 @@ def test_a_disk_that_fails_is_an_error_and_leaves_nothing_open(tmp_path: Path, m
     def readv(descriptor: int, buffers: object) -> int:
         raise OSError(5, "Input/output error")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     monkeypatch.setattr(os, "readv", readv)
     with pytest.raises(StorageError, match="Input/output error"):
         hash_database(RING.current, path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before

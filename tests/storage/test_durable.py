@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_files
 
 from vaultfs.errors import IntegrityError, NoSpaceError, ReadOnlyError, StorageError, VaultError
 from vaultfs.storage.durable import atomic_replace, fsync_directory, storage_errors, write_all
@@ -101,14 +102,14 @@ def test_a_failed_replace_keeps_the_old_file(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, call, code)
         with pytest.raises(NoSpaceError if code == errno.ENOSPC else StorageError, match="cannot write"):
             atomic_replace(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_a_failed_sync_of_the_directory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from descriptors import open_files
 
 from vaultfs.errors import ReadOnlyError, StorageError, VaultLockedError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import Holder, VaultLock, read_holder
 
-from .faults import failing, open_descriptors
+from .faults import failing
 
 
 class Clock:
@@ -77,11 +78,11 @@ def test_waiting_until_it_is_released(layout: VaultLayout, clock: Clock) -> None
 
 
 def test_waiting_in_vain(layout: VaultLayout, clock: Clock) -> None:
-    before = open_descriptors()
+    before = open_files()
     with VaultLock.acquire(layout, purpose="first"):
         with pytest.raises(VaultLockedError):
             VaultLock.acquire(layout, purpose="second", wait_s=0.5)
-        assert open_descriptors() == before + 1
+        assert open_files() == before + 1
     assert 10 <= len(clock.sleeps) <= 11
 
 
@@ -220,7 +221,7 @@ def test_a_symlink_in_the_locks_place_is_not_followed(layout: VaultLayout, tmp_p
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 def test_something_else_in_the_locks_place_does_not_block(layout: VaultLayout, kind: str) -> None:
-    before = open_descriptors()
+    before = open_files()
     if kind == "fifo":
         os.mkfifo(layout.lock)
     else:
@@ -228,7 +229,7 @@ def test_something_else_in_the_locks_place_does_not_block(layout: VaultLayout, k
     with pytest.raises(StorageError):
         VaultLock.acquire(layout, purpose="x")
     assert read_holder(layout) is None
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_a_full_disk_does_not_keep_a_vault_shut(layout: VaultLayout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,12 +249,12 @@ def test_a_full_disk_does_not_keep_a_vault_shut(layout: VaultLayout, monkeypatch
 def test_other_errors_are_reported_and_nothing_stays_locked(
     layout: VaultLayout, monkeypatch: pytest.MonkeyPatch, call: str, code: int, expected: type[Exception]
 ) -> None:
-    before = open_descriptors()
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, call, code)
         with pytest.raises(expected, match="cannot lock"):
             VaultLock.acquire(layout, purpose="x")
-    assert open_descriptors() == before
+    assert open_files() == before
     VaultLock.acquire(layout, purpose="x").release()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import blake3
 import pytest
+from descriptors import open_files
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, NoSpaceError, StorageError
 from vaultfs.storage.layout import VaultLayout
@@ -16,7 +17,7 @@ from vaultfs.storage.segment_reader import hash_file
 from vaultfs.storage.segment_writer import SegmentWriter, discard_open_name, seal_leftover
 
 from .disk_model import Recorder
-from .faults import failing, open_descriptors
+from .faults import failing
 from .foreign import KINDS, put
 
 KEPT = b"kept" * 100
@@ -40,9 +41,9 @@ def test_what_no_commit_refers_to_is_cut_off(
     layout: VaultLayout, leftover: str, keep_bytes: int, header: SegmentHeader
 ) -> None:
     content = header.encode() + KEPT
-    before = open_descriptors()
+    before = open_files()
     assert seal_leftover(layout, leftover, keep_bytes) == (blake3.blake3(content).hexdigest(), keep_bytes)
-    assert open_descriptors() == before
+    assert open_files() == before
     (name,) = layout.sealed_names()
     assert layout.sealed_path(name).read_bytes() == content
     assert stat.S_IMODE(layout.sealed_path(name).stat().st_mode) == 0o400
@@ -116,11 +117,11 @@ def test_something_else_in_its_place(layout: VaultLayout, kind: str, tmp_path: P
     target = tmp_path / "target"
     target.write_bytes(b"keep" * 100)
     put(layout.open_path("0" * 32), kind, target)
-    before = open_descriptors()
+    before = open_files()
     with pytest.raises(IntegrityError):
         seal_leftover(layout, "0" * 32, 64)
     assert target.read_bytes() == b"keep" * 100
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_a_hard_link_to_a_foreign_file_is_not_touched(layout: VaultLayout, tmp_path: Path) -> None:
@@ -188,12 +189,12 @@ def test_errors_are_reported_and_it_can_be_repeated(
     skip: int,
     code: int,
 ) -> None:
-    before = open_descriptors()
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, call, code, skip=skip, times=1)
         with pytest.raises(StorageError if code == errno.EIO else NoSpaceError):
             seal_leftover(layout, leftover, keep_bytes)
-    assert open_descriptors() == before
+    assert open_files() == before
     name, size = seal_leftover(layout, leftover, keep_bytes)
     assert size == keep_bytes
     assert layout.sealed_path(name).read_bytes() == header.encode() + KEPT

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import blake3
 import pytest
+from descriptors import open_files
 
 from vaultfs.errors import IntegrityError, StorageError
 from vaultfs.ids import SegmentName
@@ -20,7 +21,7 @@ from vaultfs.storage.segment_format import SegmentHeader
 from vaultfs.storage.segment_reader import ReaderPool, SegmentReader, hash_file, punch
 from vaultfs.storage.segment_writer import SegmentWriter
 
-from .faults import failing, open_descriptors
+from .faults import failing
 from .foreign import KINDS, put
 
 DATA = bytes(range(256)) * 400
@@ -121,7 +122,7 @@ def test_a_disk_that_fails_without_waiting(reader: SegmentReader, monkeypatch: p
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_something_else_in_a_segments_place(path: Path, tmp_path: Path, kind: str) -> None:
-    before = open_descriptors()
+    before = open_files()
     place = tmp_path / "place.seg"
     put(place, kind, path)
     with pytest.raises(IntegrityError, match="not a regular file"):
@@ -131,7 +132,7 @@ def test_something_else_in_a_segments_place(path: Path, tmp_path: Path, kind: st
     with pytest.raises(IntegrityError):
         punch(place, 0, len(DATA))
     assert path.read_bytes() == DATA
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_a_missing_segment(tmp_path: Path) -> None:
@@ -142,12 +143,12 @@ def test_a_missing_segment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["open", "fstat"])
 def test_a_segment_that_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    before = open_descriptors()
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, call, errno.EIO)
         with pytest.raises(StorageError, match="cannot open"):
             SegmentReader.open(path, segment="x")
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_a_hard_link_to_another_segment_is_told_by_its_hash(path: Path, tmp_path: Path) -> None:
@@ -161,10 +162,10 @@ def test_a_hard_link_to_another_segment_is_told_by_its_hash(path: Path, tmp_path
 
 
 def test_a_closed_reader_says_so(reader: SegmentReader) -> None:
-    before = open_descriptors()
+    before = open_files()
     reader.close()
     reader.close()
-    assert open_descriptors() == before - 1
+    assert open_files() == before - 1
     for act in (lambda: reader.read(0, 1), lambda: nowait(reader, 0, 1), reader.size_bytes):
         with pytest.raises(StorageError, match="Bad file descriptor"):
             act()
@@ -214,7 +215,7 @@ def test_the_pool_reads_open_and_sealed_segments(layout: VaultLayout, writer: Se
 
 
 def test_the_pool_keeps_the_most_recently_used(layout: VaultLayout, header: SegmentHeader) -> None:
-    before = open_descriptors()
+    before = open_files()
     pool = ReaderPool(layout, limit=2)
     segments = [sealed(layout, header, bytes([number])) for number in range(3)]
     first = pool.get(*segments[0])
@@ -223,14 +224,14 @@ def test_the_pool_keeps_the_most_recently_used(layout: VaultLayout, header: Segm
     assert pool.get(*segments[0]) is first
     third = pool.get(*segments[2])
     assert second() is None
-    assert open_descriptors() == before + 2
+    assert open_files() == before + 2
     assert pool.get(*segments[0]) is first
     assert pool.get(*segments[2]) is third
     pool.close()
-    assert open_descriptors() == before + 2  # those that are in use here
+    assert open_files() == before + 2  # those that are in use here
     assert first.read(64, 1) == b"\0"
     del first, third
-    assert open_descriptors() == before
+    assert open_files() == before
     assert pool.get(*segments[1]).read(64, 1) == b"\1"
 
 
@@ -274,11 +275,11 @@ def test_out_of_descriptors_the_pool_gives_its_own_back(
     for segment in segments[:2]:
         pool.get(*segment)
     gc.collect()
-    before = open_descriptors()
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, "open", code, times=1)
         assert pool.get(*segments[2]).read(64, 1) == b"\2"
-    assert open_descriptors() == before - 1
+    assert open_files() == before - 1
     with monkeypatch.context() as patch:
         failing(patch, "open", code)
         with pytest.raises(StorageError):
@@ -353,12 +354,12 @@ def test_an_interrupted_punch_is_repeated(path: Path, monkeypatch: pytest.Monkey
 
 def test_a_failing_disk_while_punching(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.chmod(0o400)
-    before = open_descriptors()
+    before = open_files()
     fail_fallocate(monkeypatch, errno.EIO)
     with pytest.raises(StorageError, match="cannot punch"):
         punch(path, 0, len(DATA))
     assert stat.S_IMODE(path.stat().st_mode) == 0o400
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_a_segment_that_is_replaced_while_it_is_opened_is_not_punched(
@@ -367,7 +368,7 @@ def test_a_segment_that_is_replaced_while_it_is_opened_is_not_punched(
     other = tmp_path / "other"
     other.write_bytes(DATA)
     real = os.fchmod
-    before = open_descriptors()
+    before = open_files()
 
     def replace(descriptor: int, mode: int) -> None:
         real(descriptor, mode)
@@ -378,7 +379,7 @@ def test_a_segment_that_is_replaced_while_it_is_opened_is_not_punched(
     with pytest.raises(IntegrityError, match="replaced"):
         punch(path, 0, len(DATA))
     assert path.read_bytes() == DATA
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_the_owner_can_punch_what_the_mode_protects(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

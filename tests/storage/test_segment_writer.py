@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import blake3
 import pytest
+from descriptors import open_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from vaultfs.storage.segment_reader import hash_file
 from vaultfs.storage.segment_writer import Buffer, SegmentWriter, discard_open_name
 
 from .disk_model import Recorder
-from .faults import failing, open_descriptors
+from .faults import failing
 from .foreign import KINDS, put
 
 SYNC_ERRORS = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
@@ -227,13 +228,13 @@ def test_sealing_can_be_tried_again_where_nothing_was_lost(
 def test_a_segment_that_cannot_be_created_leaves_nothing(
     layout: VaultLayout, header: SegmentHeader, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
-    before = open_descriptors()
+    before = open_files()
     with monkeypatch.context() as patch:
         failing(patch, call, code)
         with pytest.raises(expected_error(code), match="cannot create"):
             SegmentWriter.create(layout, header)
     assert layout.open_tokens() == []
-    assert open_descriptors() == before
+    assert open_files() == before
 
 
 def test_the_order_of_system_calls(layout: VaultLayout, header: SegmentHeader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,11 +323,11 @@ def test_sealing_when_the_open_name_is_gone(writer: SegmentWriter, layout: Vault
 
 
 def test_abandoning(writer: SegmentWriter, layout: VaultLayout) -> None:
-    before = open_descriptors()
+    before = open_files()
     writer.abandon()
     writer.abandon()
     assert layout.open_tokens() == []
-    assert open_descriptors() == before - 1
+    assert open_files() == before - 1
     with pytest.raises(StorageError):
         writer.read(0, 1)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from descriptors import open_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,11 +178,11 @@ def test_a_failure_does_not_strand_those_who_wait(source: Elsewhere, directory: 
 
 
 def test_nothing_stays_open(source: Elsewhere, directory: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     cache = SegmentCache(directory, source)
     for name in (NAME, OTHER):
         read(cache, 0, SIZE, name)
     source.is_down = True
     with pytest.raises(RemoteUnreachableError):
         cache.read(SegmentName("ef" * 32), SIZE, 0, 1)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
-from vault_compaction.vaults import read, require_exact_counts, settle, thinned, write
+from vault_compaction.vaults import KEY, read, require_exact_counts, settle, thinned, write
 
+import vaultfs
+from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.fuse.compacting import BackgroundCompaction
 from vaultfs.fuse.durability import Durability
 from vaultfs.storage.manifest_format import Manifest
@@ -193,4 +196,40 @@ def test_a_remote_that_goes_and_comes_back(vault: Vault, data: bytes) -> None:
     info, _ = prepare(fs)
     require_whole(fs, info)
     assert read(vault, "/file") == content
+    require_exact_counts(fs)
+
+
+def test_chunks_that_are_copied_out_are_not_found_again_by_deduplication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """Only chunks of 32 KiB and more are deduplicated."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("vaultfs.vault.pipeline.SEGMENT_TARGET_BYTES", 1 << 20)
+    path = tmp_path / "large-chunks"
+    vaultfs.create_vault(path, KEY, kdf=KdfParameters.weakest(), chunk_size_bytes=64 << 10)
+    with vaultfs.open_vault(path, KEY) as vault:
+        fs = vault.filesystem
+        content = thinned(vault, data)
+        assert holes(fs) > 0
+        vault.create_snapshot("mine")
+        add_remote(fs)
+        info, _ = prepare(fs)
+        require_whole(fs, info)
+        assert read(vault, "/file") == content
+        require_exact_counts(fs)
+
+
+def test_pieces_of_an_image_beside_holes_are_not_shared(vault: Vault) -> None:
+    fs = vault.filesystem
+    for number in range(1500):
+        write(vault, f"/{number:0200}", b"")
+    first = vault.create_snapshot("first")
+    write(vault, "/one", b"more")
+    vault.create_snapshot("second")
+    vault.delete_snapshot(first.seq)
+    settle(fs)
+    assert holes(fs) > 0  # pieces of the first are gone, and the second has the others
+    add_remote(fs)
+    info, _ = prepare(fs)
+    require_whole(fs, info)
     require_exact_counts(fs)

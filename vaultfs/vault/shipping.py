@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from vaultfs.errors import VaultLockedError
 from vaultfs.metadata.compaction_rows import CompactionRows
+from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.manifest_format import Manifest
 from vaultfs.vault.compaction import NOTHING_MORE, compact
 from vaultfs.vault.reading import ChunkDamageError
 from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
@@ -56,13 +58,24 @@ def is_changed(fs: FileSystem) -> bool:
     return fs.newest_snapshot is None or fs.newest_snapshot[1] != fs.inodes.version
 
 
+def _is_whole(fs: FileSystem, info: SnapshotInfo) -> bool:
+    """Whether no segment that a snapshot names has holes."""
+    if not has_holes(fs):
+        return True
+    path = fs.layout.manifest_path(info.seq, info.id)
+    with storage_errors(f"cannot read {path}"):
+        manifest, _ = Manifest.decode(path.read_bytes())
+    holed = {row.name for row in fs.chunk_rows.segments() if row.holes}
+    return not any(name in holed for name, _ in manifest.segments)
+
+
 def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
     """As `prepare`, in steps, once compaction has done what it can about segments with holes."""
     if has_holes(fs):
         yield from _copying_out(fs)
     yield Step.COMMIT
     known = list_snapshots(fs)
-    if known and not is_changed(fs):
+    if known and not is_changed(fs) and _is_whole(fs, known[-1]):
         return known[-1], False
     for info in [each for each in known if each.label == LABEL][:-KEPT]:
         try:

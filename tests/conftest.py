@@ -1,4 +1,4 @@
-"""For all tests: ``--long``, a state directory of their own, and a check that nothing outlives a test.
+"""For all tests: ``--long`` and ``--ceph``, a state directory of their own, and a check that nothing outlives a test.
 
 After each test no mount, loop device or process may be left that was not there before.  What is found is removed, so
 that one careless test does not spoil the next, and the test fails.
@@ -35,6 +35,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long forms too: thousands of cases, many minutes")
+    parser.addoption(
+        "--ceph", action="store_true", help="run the tests over a Ceph cluster too, which must be installed"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[MARK_VARIABLE] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    config.addinivalue_line("markers", "ceph: over a Ceph cluster on this machine; run with --ceph")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -49,12 +53,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    long_ones = [item for item in items if item.get_closest_marker("long") is not None]
-    if long_ones:
-        config.hook.pytest_deselected(items=long_ones)
-        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+    unwanted = [mark for mark in ("long", "ceph") if not config.getoption(f"--{mark}")]
+    left_out = {item for item in items if any(item.get_closest_marker(mark) is not None for mark in unwanted)}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +70,7 @@ def long_run(pytestconfig: pytest.Config) -> bool:
 def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Logs, witnesses and sockets of tests never reach those of the person who runs them."""
     with pytest.MonkeyPatch.context() as patch:
-        for variable in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        for variable in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
             patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
         yield
 

@@ -15,14 +15,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from benchmark.backup import run_backup
+from benchmark.backup_report import backup_json, backup_markdown
+from benchmark.backup_systems import PROGRAMS
 from benchmark.inputs import QUICK, Inputs, Sizes
 from benchmark.own import OWN, run_own
+from benchmark.remote_figures import REMOTE
 from benchmark.report import Conditions, as_json, chart, lines_of, markdown
 from benchmark.rows import ROWS
 from benchmark.runner import Results, run_rows, say
 from benchmark.systems import SYSTEMS, System, drop_page_cache, mount_points_under
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+BACKUP = "backup"
 
 
 def filesystem_of(directory: Path) -> str:
@@ -34,10 +39,13 @@ def filesystem_of(directory: Path) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     keys = [row.key for row in ROWS] + list(OWN)
+    known_keys = [*keys, BACKUP, *REMOTE]
     parser = argparse.ArgumentParser(prog="bench", description="Measures vaultfs beside other encrypted filesystems.")
-    parser.add_argument("--rounds", type=int, help="how often everything runs (3; with --quick 1)")
+    parser.add_argument("--rounds", type=int, help="how often everything runs (3; with --backup 2; with --quick 1)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated; default %(default)s")
     parser.add_argument("--rows", default=",".join(keys), help="comma-separated; default %(default)s")
+    parser.add_argument("--backup", action="store_true", help=f"the rows about backups: {BACKUP}, {', '.join(REMOTE)}")
+    parser.add_argument("--programs", default=",".join(PROGRAMS), help="of these rows; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="small input, one round: a trial, not a measurement")
     parser.add_argument("--files", type=int, help="how many files the large vault of many-files has (1000000)")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.md, STEM.json and STEM.svg")
@@ -45,11 +53,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--disk", type=Path, metavar="DIR", help="where vaults lie that belong on a real disk (/tmp)")
     options = parser.parse_args(arguments)
     options.systems = options.systems.split(",")
-    options.rows = options.rows.split(",")
-    for name, known in (("systems", list(SYSTEMS)), ("rows", keys)):
+    options.rows = [BACKUP, *REMOTE] if options.backup else options.rows.split(",")
+    options.programs = options.programs.split(",")
+    for name, known in (("systems", list(SYSTEMS)), ("rows", known_keys), ("programs", list(PROGRAMS))):
         if unknown := set(getattr(options, name)) - set(known):
             parser.error(f"unknown {name}: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.rounds = options.rounds or (1 if options.quick else 2 if options.backup else 3)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     if options.where is None:
@@ -91,12 +100,17 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = QUICK if options.quick else Sizes()
     if options.files:
         sizes = Sizes(**{**sizes.__dict__, "many_files": options.files})
-    absent = [name for name in options.systems if not SYSTEMS[name].installed()]
-    if absent:
-        say(f"not installed, left out: {', '.join(absent)}")
-    names = [name for name in options.systems if name not in absent]
     rows = [row for row in ROWS if row.key in options.rows]
-    own = [key for key in OWN if key in options.rows] if "vaultfs" in names else []
+    wanted = options.systems if rows else [name for name in options.systems if name == "vaultfs"]
+    asked = {name: SYSTEMS[name] for name in wanted}
+    programs = {name: PROGRAMS[name] for name in options.programs} if BACKUP in options.rows else {}
+    absent = [name for name, kind in asked.items() if not kind.installed()]
+    absent += [name for name, kind in programs.items() if not kind.installed()]
+    if absent:
+        say(f"not installed, left out: {', '.join(dict.fromkeys(absent))}")
+    names = [name for name in wanted if name not in absent]
+    backed_up = [name for name in programs if name not in absent]
+    groups = {key: group for key, group in {**OWN, **REMOTE}.items() if key in options.rows and "vaultfs" in names}
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, end_by_signal)
     with ExitStack() as stack:
@@ -104,7 +118,11 @@ def main(arguments: list[str] | None = None) -> int:
         conditions = Conditions(
             date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
             machine=machine(),
-            versions={**{name: SYSTEMS[name].version() for name in names}, **dict.fromkeys(absent, "not installed")},
+            versions={
+                **{name: SYSTEMS[name].version() for name in names},
+                **{name: PROGRAMS[name].version() for name in backed_up},
+                **dict.fromkeys(absent, "not installed"),
+            },
             places=f"vaults on {filesystem_of(memory)}, those of the rows on a disk on {filesystem_of(disk)}",
             rounds=options.rounds,
             caches_dropped=drop_page_cache(),
@@ -116,16 +134,23 @@ def main(arguments: list[str] | None = None) -> int:
         inputs = Inputs(directory, sizes)
         kinds = [SYSTEMS[name] for name in names]
         results = run_rows(kinds, rows, options.rounds, inputs, memory, disk) if kinds and rows else Results()
-        figures = run_own(own, sizes, memory, disk)
+        outcomes = run_backup(backed_up, options.rounds, sizes, workplace(stack, memory)) if backed_up else {}
+        figures = run_own(groups, sizes, memory, disk)
+        memory_kind = filesystem_of(memory)
     lines = lines_of(rows, names, results) if names else []
-    table = markdown(lines, figures, results, conditions)
+    backups = backup_markdown(outcomes, sizes, options.rounds, memory_kind) if outcomes else ""
+    table = markdown(lines, figures, results, conditions, backups)
     print(table, end="")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.with_suffix(".md").write_text(table)
-        options.output.with_suffix(".json").write_text(as_json(lines, figures, results, conditions))
-        options.output.with_suffix(".svg").write_text(chart(lines))
+        options.output.with_suffix(".json").write_text(
+            as_json(lines, figures, results, conditions, backup_json(outcomes))
+        )
+        if lines:
+            options.output.with_suffix(".svg").write_text(chart(lines))
     failed = "vaultfs" in absent or any("vaultfs" in by_system for by_system in results.failures.values())
+    failed = failed or any(by_name["vaultfs"].failure for by_name in outcomes.values() if "vaultfs" in by_name)
     return 1 if failed or any(figure.value is None for figure in figures) else 0
 
 

@@ -35,6 +35,9 @@ class Sizes:
     overhead_mib: int = 256
     rewrites: int = 1_000_000
     streamed_gib: float = 20.0
+    backup_files: int = 20_000
+    backup_mib: int = 2048
+    sent_mib: int = 2048
 
 
 QUICK = Sizes(
@@ -52,6 +55,9 @@ QUICK = Sizes(
     overhead_mib=64,
     rewrites=50_000,
     streamed_gib=1.0,
+    backup_files=2_000,
+    backup_mib=200,
+    sent_mib=768,
 )
 
 

@@ -246,7 +246,9 @@ def streaming(home: Path, sizes: Sizes) -> Iterator[Figure]:
     )
 
 
-OWN: dict[str, tuple[Callable[[Path, Sizes], Iterator[Figure]], bool]] = {
+Groups = dict[str, tuple[Callable[[Path, Sizes], Iterator[Figure]], bool]]
+
+OWN: Groups = {
     "many-files": (many_files, False),
     "space": (space, False),
     "rewrites": (rewrites, False),
@@ -255,18 +257,17 @@ OWN: dict[str, tuple[Callable[[Path, Sizes], Iterator[Figure]], bool]] = {
 """Each group of figures, and whether its vault belongs on a real disk."""
 
 
-def run_own(keys: list[str], sizes: Sizes, memory: Path, disk: Path) -> list[Figure]:
+def run_own(groups: Groups, sizes: Sizes, memory: Path, disk: Path) -> list[Figure]:
     """Measure the chosen groups; one that fails yields a figure without a value.
 
     Args:
-        keys: of `OWN`.
+        groups: those that were chosen.
         sizes: how much.
         memory: an empty directory on a tmpfs.
         disk: an empty directory on a real disk.
     """
     figures = []
-    for key in keys:
-        group, on_disk = OWN[key]
+    for key, (group, on_disk) in groups.items():
         say(f"vaultfs alone: {key}")
         try:
             for figure in group(disk if on_disk else memory, sizes):

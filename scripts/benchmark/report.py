@@ -92,15 +92,26 @@ def verdict(reached: bool | None) -> str:
     return {True: "yes", False: "no", None: "-"}[reached]
 
 
-def markdown(lines: list[Line], figures: list[Figure], results: Results, conditions: Conditions) -> str:
-    """Return the whole report as Markdown."""
+def markdown(
+    lines: list[Line], figures: list[Figure], results: Results, conditions: Conditions, backups: str = ""
+) -> str:
+    """Return the whole report as Markdown.
+
+    Args:
+        lines: the rows that all systems share.
+        figures: of vaultfs alone.
+        results: what failed.
+        conditions: of the run.
+        backups: the table about them, if there is one.
+    """
     systems = list(lines[0].medians) if lines else []
     turns = f"{conditions.rounds} round{'s' if conditions.rounds != 1 else ''}"
-    out = [
-        f"Measured {conditions.date}, {conditions.machine}.",
-        f"Medians of {turns}, all systems in turn in one run on the same input; {conditions.places}.",
-        "Ratio: time of the better of gocryptfs and securefs over time of vaultfs; above 1, vaultfs is faster.",
-    ]
+    out = [f"Measured {conditions.date}, {conditions.machine}."]
+    if lines:
+        out += [
+            f"Medians of {turns}, all systems in turn in one run on the same input; {conditions.places}.",
+            "Ratio: time of the better of gocryptfs and securefs over time of vaultfs; above 1, vaultfs is faster.",
+        ]
     if conditions.quick:
         out.append("**A quick run on small input: for trying out, not for quoting.**")
     if not conditions.caches_dropped:
@@ -125,6 +136,8 @@ def markdown(lines: list[Line], figures: list[Figure], results: Results, conditi
     ]
     if reasons:
         out += ["", "What failed:", "", *reasons]
+    if backups:
+        out += ["", backups.rstrip()]
     if figures:
         out += ["", "| vaultfs alone | value | at most | reached | |", "|---|---:|---:|---|---|"]
     for figure in figures:
@@ -136,7 +149,9 @@ def markdown(lines: list[Line], figures: list[Figure], results: Results, conditi
     return "\n".join(out) + "\n"
 
 
-def as_json(lines: list[Line], figures: list[Figure], results: Results, conditions: Conditions) -> str:
+def as_json(
+    lines: list[Line], figures: list[Figure], results: Results, conditions: Conditions, backups: dict[str, object]
+) -> str:
     """Return everything, every single time included, as JSON."""
     rows = {
         line.row.key: {
@@ -153,7 +168,12 @@ def as_json(lines: list[Line], figures: list[Figure], results: Results, conditio
         }
         for line in lines
     }
-    whole = {"conditions": asdict(conditions), "rows": rows, "vaultfs_alone": [asdict(figure) for figure in figures]}
+    whole = {
+        "conditions": asdict(conditions),
+        "rows": rows,
+        "backups": backups,
+        "vaultfs_alone": [asdict(figure) for figure in figures],
+    }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 

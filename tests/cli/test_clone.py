@@ -14,6 +14,7 @@ import blake3
 import pytest
 
 from vaultfs.errors import ExitCode
+from vaultfs.sync.remote_segments import RemoteSegments
 
 from .conftest import Run, command, damage, digest, make_snapshot, objects, process, read_file, write_file
 
@@ -66,6 +67,18 @@ def mount(vault: Path, folder: Path, passfile: Path) -> None:
 
 def umount(folder: Path, run: Run) -> None:
     assert run("umount", folder, bare=True).code == 0
+
+
+def once_it_is_back(file: Path) -> bytes:
+    """A remote that has failed is not asked again for a second or two."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return file.read_bytes()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def log_of(folder: Path, run: Run) -> str:
@@ -135,15 +148,16 @@ def test_used_with_and_without_the_remote(
     mount(clone, folder, passfile)
     assert (folder / "first").read_bytes() == contents["first"]
     assert (folder / "small").read_bytes() == contents["small"]
-    with pytest.raises(OSError, match=r"\[Errno"):
-        (folder / "second").read_bytes()
+    for _ in range(20):  # and it is told at once that the remote is still away
+        with pytest.raises(OSError, match=r"\[Errno 5\]"):
+            (folder / "second").read_bytes()
     assert f"there is no directory {disk}" in log_of(folder, run)
     (folder / "new").write_bytes(b"written while the remote was away")
     with (folder / "first").open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"changed")
     (tmp_path / "away").rename(disk)
-    assert (folder / "second").read_bytes() == contents["second"]
+    assert once_it_is_back(folder / "second") == contents["second"]
 
     said = run("sync", folder, bare=True)
     assert (said.code, said.out.startswith(b"origin: sent "), said.out.endswith(b"; up to date\n")) == (0, True, True)
@@ -179,6 +193,210 @@ def test_there_is_nothing_to_sync(clone: Path, disk: Path, run: Run) -> None:
     assert run("status", clone, "--json", bare=True).code == 0, "it is safe to close"
 
 
+def test_what_is_known_from_the_start(copied: Path, disk: Path, tmp_path: Path, run: Run, own_state: Path) -> None:
+    """That origin has everything is looked up by the clone, which writes nothing there."""
+    where = tmp_path / "clone"
+    before = objects(disk)
+    shutil.rmtree(own_state)
+    assert run("clone", disk.as_uri(), where).code == 0
+    said = run("status", where, bare=True)
+    assert (said.code, b"has all snapshots" in said.out, b"yes" in said.out) == (0, True, True)
+    (origin,) = json.loads(run("remote", "list", where, "--json", bare=True).out)["remotes"]
+    assert origin["features"] == {"conditional_create": False, "range_reads": True, "lists_at_once": False}
+    assert objects(disk) == before
+    assert run("remote", "test", where, "origin", bare=True).code == 0
+    (origin,) = json.loads(run("remote", "list", where, "--json", bare=True).out)["remotes"]
+    assert all(origin["features"].values())
+
+
+def test_a_remote_that_lacks_something(copied: Path, disk: Path, tmp_path: Path, run: Run) -> None:
+    where = tmp_path / "clone"
+    largest = max(disk.glob("segments/??/*"), key=lambda path: path.stat().st_size)
+    largest.unlink()
+    said = run("clone", disk.as_uri(), where)
+    assert said.code == 0
+    assert f"{disk.as_uri()} lacks 1 segment, 2.0" in said.err
+    assert run("status", where, bare=True).code == ExitCode.PARTIAL
+    said = run("fsck", where, "--quiet")
+    assert (said.code, largest.name in said.out.decode()) == (ExitCode.INTEGRITY, True)
+
+
+def test_an_older_snapshot_mounted(
+    clone: Path, contents: dict[str, bytes], folder: Path, passfile: Path, run: Run
+) -> None:
+    """Its metadata is fetched, and what is read of it."""
+    write_file(clone, "/small", b"changed")
+    make_snapshot(clone)
+    shutil.rmtree(clone / "cache")
+    said = process("mount", clone, folder, "--passfile", passfile, "--snapshot", "1")
+    assert (said.code, said.err) == (0, "")
+    for name, data in contents.items():
+        assert (folder / name).read_bytes() == data
+    umount(folder, run)
+
+
+@pytest.mark.parametrize("verb", ["scrub", "fsck"])
+def test_what_was_not_fetched_is_told(clone: Path, disk: Path, tmp_path: Path, run: Run, verb: str) -> None:
+    disk.rename(tmp_path / "away")  # nobody is asked
+    count = len(list((tmp_path / "away").glob("segments/??/*")))
+    said = run(verb, clone, "--quiet")
+    assert (said.code, f"{count} segments, " in said.out.decode()) == (0, True)
+    assert "only on a remote: not looked at" in said.out.decode()
+    document = json.loads(run(verb, clone, "--quiet", "--json").out)
+    assert (document["elsewhere_segments"], document["exit_code"]) == (count, 0)
+    write_file(clone, "/new", os.urandom(300_000))
+    damage(clone, "/new", 0)
+    assert run(verb, clone, "--quiet").code == ExitCode.INTEGRITY
+
+
+def test_a_clone_is_repaired(clone: Path, disk: Path, contents: dict[str, bytes], tmp_path: Path, run: Run) -> None:
+    """And nothing of what is elsewhere is given up, whether or not it can be reached."""
+    disk.rename(tmp_path / "away")
+    said = run("fsck", clone, "--repair", "--quiet")
+    assert (said.code, b"only on a remote" in said.out) == (0, True)
+    (tmp_path / "away").rename(disk)
+    for name, data in contents.items():
+        assert got(clone, name, run) == data
+    # Without a ledger nobody knows what the remote has.
+    for ledger in Path(os.environ["XDG_STATE_HOME"]).rglob("ledger"):
+        ledger.unlink()
+    assert run("fsck", clone, "--repair", "--quiet").code == 0, "what its snapshot names may be there"
+    for manifest in (clone / "heads").glob("*.manifest"):
+        manifest.rename(tmp_path / manifest.name)
+    said = run("fsck", clone, "--repair", "--quiet")
+    assert (said.code, "sync --check" in said.error_line) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.fuse
+def test_a_mounted_clone_is_scrubbed(
+    clone: Path, disk: Path, contents: dict[str, bytes], folder: Path, passfile: Path, run: Run
+) -> None:
+    mount(clone, folder, passfile)
+    (folder / "new").write_bytes(os.urandom(300_000))
+    os.sync()
+    before = cached_bytes(clone)
+    document = json.loads(run("scrub", folder, "--json", "--quiet", bare=True).out)
+    assert (document["exit_code"], document["damaged"]) == (0, [])
+    assert document["elsewhere_segments"] == len(list(disk.glob("segments/??/*")))
+    assert document["elsewhere_bytes"] > sum(map(len, contents.values()))
+    assert cached_bytes(clone) == before
+    # What no remote has is missed: the vault's list knows of none that might have it.
+    lost = max(disk.glob("segments/??/*"), key=lambda path: path.stat().st_size)
+    lost.unlink()
+    assert run("sync", folder, "--check", bare=True).code != 0
+    said = run("scrub", folder, "--quiet", bare=True)
+    assert (said.code, f"the segment {lost.name} is missing" in said.out.decode()) == (ExitCode.INTEGRITY, True)
+    umount(folder, run)
+
+
+def test_new_keys_for_a_clone(
+    clone: Path, disk: Path, contents: dict[str, bytes], tmp_path: Path, passfile: Path, run: Run
+) -> None:
+    """All of it is fetched, and sealed anew."""
+    secret = ["--passfile", passfile]
+    assert run("snapshot", "delete", clone, "1", *secret, bare=True).code == 0
+    disk.rename(tmp_path / "away")
+    rotate = ["key", "rotate", clone, "--wait", "--progress", "none", "--yes", *secret]
+    said = run(*rotate, bare=True)
+    assert said.code == 0
+    assert "written again when it can be had" in said.err
+    assert "segments are sealed with older keys" in said.out.decode()
+    (tmp_path / "away").rename(disk)
+    said = run(*rotate, bare=True)
+    assert (said.code, "the older keys are gone" in said.out.decode()) == (0, True)
+    disk.rename(tmp_path / "away")
+    for name, data in contents.items():
+        assert got(clone, name, run) == data
+
+
+# --- filled by its daemon
+
+
+def fill_state(folder: Path, run: Run) -> dict[str, object]:
+    state: dict[str, object] = json.loads(run("status", folder, "--json", bare=True).out)["fill"]
+    return state
+
+
+def filled(folder: Path, run: Run) -> dict[str, object]:
+    """The state once it is done."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (state := fill_state(folder, run))["state"] != "done" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return state
+
+
+@pytest.mark.fuse
+def test_filled_by_its_daemon(
+    clone: Path, disk: Path, contents: dict[str, bytes], folder: Path, passfile: Path, tmp_path: Path, run: Run
+) -> None:
+    said = process("mount", clone, folder, "--passfile", passfile, "-o", "fill,bwlimit=2M")
+    assert (said.code, said.err) == (0, "")
+    assert (folder / "first").read_bytes() == contents["first"]
+    text = run("status", folder, bare=True).out.decode()
+    assert " of 4." in text
+    umount(folder, run)
+    left = segments(clone)
+    assert len(left) < len(list(disk.glob("segments/??/*"))), "it ended when the folder was unmounted"
+
+    said = process("mount", clone, folder, "--passfile", passfile, "--fill")
+    assert (said.code, said.err) == (0, "")
+    state = filled(folder, run)
+    assert (state["state"], state["error"]) == ("done", None)
+    assert b"done; everything is here" in run("status", folder, bare=True).out
+    assert b"done; everything is here" in run("status", clone, bare=True).out
+    disk.rename(tmp_path / "away")
+    for name, data in contents.items():
+        assert (folder / name).read_bytes() == data
+    assert "the vault is filled" in log_of(folder, run)
+    umount(folder, run)
+    assert cached_bytes(clone) == 0
+    said = run("fsck", clone, "--quiet")
+    assert (said.code, b"only on a remote" in said.out) == (0, False)
+
+
+@pytest.mark.fuse
+def test_a_fill_that_is_killed_is_gone_on_with(
+    clone: Path, disk: Path, contents: dict[str, bytes], folder: Path, passfile: Path, tmp_path: Path, run: Run
+) -> None:
+    words: list[str | Path] = ["mount", clone, folder, "--passfile", passfile, "--fill", "--bwlimit", "2M"]
+    assert process(*words).code == 0
+    pid = json.loads(run("status", folder, "--json", bare=True).out)["pid"]
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(clone.glob("segments/??/.*.part")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    assert run("umount", folder, bare=True).code in {0, ExitCode.ERROR}
+    # Another remote is away for a while, too.
+    disk.rename(tmp_path / "away")
+    assert process(*words[:-2]).code == 0
+    (tmp_path / "away").rename(disk)
+    assert filled(folder, run)["state"] == "done"
+    for name, data in contents.items():
+        assert (folder / name).read_bytes() == data
+    umount(folder, run)
+    assert not list(clone.glob("segments/??/.*.part"))
+    assert damaged(clone) == []
+
+
+def test_what_a_fill_cannot_be(copied: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "folder").mkdir()
+    for words, said in (
+        (["--fill", "--read-only"], "a read-only mount adds nothing"),
+        (["--fill", "--snapshot", "1"], "a read-only mount adds nothing"),
+        (["--bwlimit", "1M"], "limits --fill, which is missing"),
+        (["--fill", "--bwlimit", "0"], "must be more than 0"),
+        (["-o", "fill,bwlimit=much"], "no size"),
+    ):
+        found = run("mount", copied, tmp_path / "folder", *words)
+        assert (found.code, said in found.error_line) == (ExitCode.USAGE, True)
+
+
+def test_nowhere_to_fill_from(vault: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "folder").mkdir()
+    found = run("mount", vault, tmp_path / "folder", "--fill")
+    assert (found.code, "has no remote" in found.error_line) == (ExitCode.USAGE, True)
+
+
 def test_the_cache_may_be_deleted_or_damaged(clone: Path, contents: dict[str, bytes], run: Run) -> None:
     assert got(clone, "first", run) == contents["first"]
     (largest, *_) = sorted((clone / "cache").iterdir(), key=lambda path: -path.stat().st_size)
@@ -208,6 +426,26 @@ def test_an_older_snapshot(copied: Path, disk: Path, tmp_path: Path, run: Run) -
     said = run("clone", disk.as_uri(), tmp_path / "three", "--snapshot", "3")
     assert (said.code, "no snapshot '3'" in said.error_line) == (ExitCode.USAGE, True)
     assert not (tmp_path / "three").exists()
+
+
+def test_a_second_remote(clone: Path, disk: Path, contents: dict[str, bytes], tmp_path: Path, run: Run) -> None:
+    """It gets everything, although hardly anything of it is on this disk."""
+    second = tmp_path / "second disk"
+    second.mkdir()
+    assert run("remote", "add", clone, "second", second.as_uri(), bare=True).code == 0
+    disk.rename(tmp_path / "away")
+    said = run("sync", clone, "second", bare=True)
+    assert (said.code, str(disk) in said.err) == (ExitCode.REMOTE_UNREACHABLE, True)
+    (tmp_path / "away").rename(disk)
+    said = run("sync", clone, "second", bare=True)
+    assert (said.code, said.err.count("lacks")) == (0, 0)
+    assert objects(second) == objects(disk)
+    assert segments(clone) == set()
+    assert not list(clone.glob("**/.*"))
+    assert run("status", clone, bare=True).code == 0
+    disk.rename(tmp_path / "away")
+    for name, data in contents.items():
+        assert got(clone, name, run) == data
 
 
 # --- all of it
@@ -379,6 +617,69 @@ def test_without_a_remote_it_does_not(
     assert (folder / "third").read_bytes() == contents["third"]
     umount(folder, run)
     assert len(damaged(copied)) == 1
+
+
+# --- the end
+
+
+def test_whatever_was_opened_is_closed(clone: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[RemoteSegments] = []
+    real = RemoteSegments.close
+
+    def close(self: RemoteSegments) -> None:
+        closed.append(self)
+        real(self)
+
+    monkeypatch.setattr(RemoteSegments, "close", close)
+    for count, (words, code) in enumerate(
+        [
+            (["cat", clone, "/small"], ExitCode.OK),
+            (["cat", clone, "/nothing"], ExitCode.ERROR),
+            (["fsck", clone, "--quiet"], ExitCode.OK),
+            (["rm", clone, "/small"], ExitCode.OK),
+        ]
+    ):
+        assert run(*words).code == code
+        assert len(closed) == count + 1
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("more", [[], ["--fill"]])
+def test_a_daemon_closes_what_it_has_opened(
+    clone: Path, disk: Path, folder: Path, passfile: Path, tmp_path: Path, run: Run, more: list[str]
+) -> None:
+    """Each store once, whoever opened it."""
+    words = command("mount", clone, folder, "--foreground", "--passfile", passfile, *more)
+    program = f"""
+import sys
+from vaultfs.remotes.directory import DirectoryStore
+from vaultfs.cli.main import main
+class Recording(DirectoryStore):
+    def get(self, key, **where):
+        print("asked", id(self), flush=True)
+        yield from super().get(key, **where)
+    def close(self):
+        print("closed", id(self), flush=True)
+        super().close()
+import vaultfs.remotes.urls
+vaultfs.remotes.urls.DirectoryStore = Recording
+sys.exit(main({words[3:]!r}))
+"""
+    with (
+        (tmp_path / "err").open("wb") as err,
+        subprocess.Popen([words[0], "-c", program], stdout=subprocess.PIPE, stderr=err) as daemon,
+    ):
+        deadline = time.monotonic() + PATIENCE_S
+        while not os.path.ismount(folder) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (folder / "small").read_bytes() == b"a few bytes"
+        umount(folder, run)
+        out, _ = daemon.communicate(timeout=PATIENCE_S)
+    assert daemon.returncode == 0
+    lines = out.splitlines()
+    asked = {line.split()[1] for line in lines if line.startswith(b"asked")}
+    assert sorted(line.split()[1] for line in lines if line.startswith(b"closed")) == sorted(asked)
+    assert len(asked) in ({1, 2} if more else {1})
 
 
 # --- what the list of remotes does

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,20 @@ def test_fault_of_the_program_is_one_line(run: Run, vault: Path, monkeypatch: py
     said = run("ls", vault)
     assert "Traceback" in said.err
     assert PASSWORD not in said.err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["version"], 0), (["no-such-verb"], 2)])
+@pytest.mark.parametrize("module", ["opendal", "json"])
+def test_a_process_with_opendal_leaves_the_interpreter_as_it_is(words: list[str], code: int, module: str) -> None:
+    """Its threads would abort one that is taken down under them."""
+    program = (
+        f"import atexit, sys, {module}\n"
+        "atexit.register(print, 'taken down')\n"
+        f"sys.argv = ['vaultfs', *{words!r}]\n"
+        "from vaultfs.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    assert done.returncode == code
+    assert bool(done.stdout.startswith(b"vaultfs ")) == (code == 0)
+    assert (b"taken down" in done.stdout) == (module == "json")

@@ -467,6 +467,21 @@ def test_clients_of_clouds_are_loaded_by_those_who_need_them(backed_up: Path, ru
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+def test_a_sync_loads_neither_key_code_nor_an_event_loop(backed_up: Path, run: Run) -> None:
+    """It has nothing to do most of the time, and then loading takes longer than all else."""
+    make_snapshot(backed_up)
+    program = (
+        "import sys\nfrom vaultfs.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "unwanted = 'trio', 'cryptography', 'pyfuse3', 'vaultfs.crypto', 'vaultfs.vault', 'vaultfs.metadata'\n"
+        "print([each for each in sys.modules if each.startswith(unwanted)], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "sync", str(backed_up)], capture_output=True, check=True, text=True
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_a_vault_stays_usable(backed_up: Path, run: Run) -> None:
     assert run("sync", backed_up, "--snapshot").code == 0
     with opened(backed_up) as found:

@@ -29,14 +29,18 @@ from vaultfs.remotes.s3 import S3Options, S3Store
 from vaultfs.remotes.s3 import _make_client as make_client
 from vaultfs.remotes.store import Store
 
+from .drives.elsewhere import Elsewhere, elsewhere
+from .drives.logged_in import log_in
+from .drives.town import NAMES as DRIVES
+from .drives.town import Town, living
 from .faults import FaultyStore
 from .memory_store import MemoryStore
 
 START_PATIENCE_S = 60.0
 BUCKET = "contract"
 
-PLAIN = ("memory", "directory", "s3", "opendal-memory", "opendal-fs", "webdav")
-NOT_CONDITIONAL = {"webdav"}
+PLAIN = ("memory", "directory", "s3", "opendal-memory", "opendal-fs", "webdav", *DRIVES)
+NOT_CONDITIONAL = {"webdav", *DRIVES}
 """These ignore ``if_absent``, and `probe` finds out."""
 NOT_IN_A_RACE = {*NOT_CONDITIONAL, "opendal-fs"}
 """These look first, and then write."""
@@ -120,6 +124,20 @@ def webdav_endpoint(webdav_root: Path) -> Iterator[str]:
     thread.join(START_PATIENCE_S)
 
 
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Fakes of the three drives."""
+    with living(tmp_path_factory.mktemp("town")) as town:
+        yield town
+
+
+@pytest.fixture(scope="session")
+def near_town(town: Town) -> Iterator[Elsewhere]:
+    """A process that takes the fakes for the drives."""
+    with elsewhere(town.environment) as other:
+        yield other
+
+
 @functools.cache
 def shared_client(options: S3Options) -> Any:
     """Making one takes as long as a hundred requests."""
@@ -127,8 +145,13 @@ def shared_client(options: S3Options) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def own_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing that the person who runs the tests has set up is used."""
+def own_credentials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing that the person who runs the tests has set up is used, and no login of another test.
+
+    The process of ``near_town`` shares its logins with the tests that ask for it.
+    """
+    if "near_town" not in request.fixturenames:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in list(os.environ):
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "B2_")) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
@@ -141,7 +164,12 @@ def own_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def make_store(
-    s3_endpoint: str, webdav_endpoint: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    s3_endpoint: str,
+    webdav_endpoint: str,
+    town: Town,
+    near_town: Elsewhere,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[str], Store]]:
     """Makes empty stores by name.
 
@@ -169,6 +197,11 @@ def make_store(
         # This server answers 500 to a listing while another request deletes something.
         return RetryingStore(make_opendal(parse(url), options), RetryPolicy(first_wait_s=0.01))
 
+    def drive(name: str) -> Store:
+        town.forget()
+        log_in(town.accounts[name])
+        return near_town.open(f"{name}:Some%20Folder/{secrets.token_hex(8)}")
+
     def all_over(inner: Store) -> Store:
         policy = RetryPolicy(tries=2, first_wait_s=0.0)
         bucket = TokenBucket(1e12)
@@ -181,6 +214,9 @@ def make_store(
         "opendal-memory": memory_store,
         "opendal-fs": opendal_fs,
         "webdav": webdav,
+        "gdrive": lambda: drive("gdrive"),
+        "dropbox": lambda: drive("dropbox"),
+        "onedrive": lambda: drive("onedrive"),
         "retrying": lambda: RetryingStore(MemoryStore()),
         "counting": lambda: CountingStore(MemoryStore()),
         "limited": lambda: LimitedStore(MemoryStore(), sending=TokenBucket(1e12), receiving=TokenBucket(1e12)),

@@ -141,6 +141,15 @@ def test_put_can_refuse_to_replace(conditional_store: Store) -> None:
     assert read(store, "dir/key") == b"new"
 
 
+def test_a_large_object_is_not_replaced(conditional_store: Store) -> None:
+    """Larger than a piece: some stores send those in another way."""
+    data = body(2 * PIECE_BYTES + 1)
+    conditional_store.put("large", BytesSource(data), if_absent=True)
+    with pytest.raises(ObjectExistsError):
+        conditional_store.put("large", BytesSource(bytes(len(data))), if_absent=True)
+    assert read(conditional_store, "large") == data
+
+
 def test_one_of_many_creates(racing_store: Store) -> None:
     store = racing_store
     barrier = threading.Barrier(8)
@@ -341,6 +350,24 @@ def test_memory_does_not_grow_with_the_object(make_store: Callable[[str], Store]
     finally:
         tracemalloc.stop()
     assert peak < 5 * PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("directory", 5), ("s3", 5), ("all-over-s3", 5), ("opendal-fs", 12), ("webdav", 12)],
+)
+def test_memory_for_what_is_sent(make_store: Callable[[str], Store], name: str, most: int) -> None:
+    """Pieces; or, with OpenDAL, the object once and not twice."""
+    store = make_store(name)
+    source = BytesSource(bytes(10 * PIECE_BYTES))  # which is opened without a copy
+    store.put("before", BytesSource(b""))  # the libraries' own memory is not meant
+    tracemalloc.start()
+    try:
+        store.put("key", source)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * PIECE_BYTES
 
 
 def test_features_say_nothing_by_themselves() -> None:

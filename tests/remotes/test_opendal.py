@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import gc
+import io
 import shlex
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from vaultfs.errors import (
+    IntegrityError,
     NoSpaceError,
     ObjectMissingError,
     RemoteError,
@@ -21,6 +27,7 @@ from vaultfs.errors import (
 from vaultfs.remotes import opendal_store
 from vaultfs.remotes.bodies import PIECE_BYTES
 from vaultfs.remotes.locations import parse
+from vaultfs.remotes.memory_room import MemoryRoom
 from vaultfs.remotes.opendal_errors import translated
 from vaultfs.remotes.opendal_services import make_store as make_opendal
 from vaultfs.remotes.opendal_store import OpenDalStore
@@ -123,6 +130,10 @@ class TestErrors:
         [
             ("Unexpected (permanent) at write => insufficient_space/...", NoSpaceError),
             ("PermissionDenied (permanent) at write => storageQuotaExceeded", NoSpaceError),
+            (
+                "PermissionDenied (permanent) at write => The user's Drive storage quota has been exceeded.",
+                NoSpaceError,
+            ),
             ("Unexpected (temporary) at write => No space left on device (os error 28)", NoSpaceError),
             ("PermissionDenied (permanent) at read => userRateLimitExceeded", RemoteUnreachableError),
             ("RateLimited (temporary) at read => x", RemoteUnreachableError),
@@ -213,6 +224,20 @@ class TestCredentials:
         for thread in threads:
             thread.join()
         assert self.seen(fake) == ["token-1"] * 6
+
+    def test_one_near_its_end_is_replaced_before_it_is_refused(self, fake: FakeServer) -> None:
+        made: list[str] = []
+        ending = [False, True, False]
+
+        def configure() -> dict[str, str]:
+            made.append(f"token-{len(made) + 1}")
+            return {"scheme": "webdav", "endpoint": fake.url, "token": made[-1]}
+
+        store = OpenDalStore("store", configure, is_ending=lambda: ending.pop(0))
+        fake.answers = [Answer(404)]
+        for _ in range(4):
+            assert store.size_bytes("key") is None
+        assert self.seen(fake) == ["token-1", "token-1", "token-2", "token-2"]
 
     def test_a_password(self, make_store: Callable[[str], Store], webdav_root: Path, webdav_endpoint: str) -> None:
         url = parse(f"webdav+http://{webdav_endpoint}/passwords")
@@ -351,7 +376,7 @@ class TestBodies:
                 pass
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(opendal_store._Listing, "begin", staticmethod(lambda _operator, prefix: Listing()))
+            patch.setattr(opendal_store._Listing, "begin", staticmethod(lambda _operator, **_: Listing()))
             assert list(store.list("")) == [ObjectInfo("a/key", 4)]
 
     def test_listings_of_several_lots(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,3 +399,78 @@ class TestBodies:
         store.delete("a")
         assert (webdav_root / "folders/a/b/key").read_bytes() == b"data"
         assert store.size_bytes("a/b") is None
+
+
+class TestLargeObjects:
+    """They go through a file of OpenDAL's, in one request that is made at its end."""
+
+    SIZE = 3 * PIECE_BYTES + 5
+
+    def azure(self, fake: FakeServer) -> OpenDalStore:
+        settings = {"scheme": "azblob", "container": "c", "endpoint": fake.url, "account_name": "a"}
+        return OpenDalStore("azblob:", lambda: {**settings, "account_key": "a2V5"}, is_renewable=True)
+
+    def test_one_request_for_one_object(self, fake: FakeServer) -> None:
+        fake.answers = [Answer(201, headers={"ETag": '"x"'})]
+        data = body(self.SIZE)
+        self.azure(fake).put("key", BytesSource(data))
+        [asked] = fake.asked
+        assert (asked.method, asked.path) == ("PUT", "/c/key")
+        assert asked.body == data
+
+    def test_the_condition_goes_along(self, fake: FakeServer) -> None:
+        fake.answers = [Answer(409)]
+        with pytest.raises(VaultError):
+            self.azure(fake).put("key", BytesSource(body(self.SIZE)), if_absent=True)
+        assert [asked.headers["If-None-Match"] for asked in fake.asked] == ["*"]
+
+    def test_nothing_is_sent_of_a_source_that_fails(self, fake: FakeServer) -> None:
+        class Failing(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell() >= 2 * PIECE_BYTES:
+                    raise IntegrityError("the last piece is wrong")
+                return super().read(size)
+
+        class Source(BytesSource):
+            def open(self) -> Failing:
+                return Failing(bytes(TestLargeObjects.SIZE))
+
+        fake.answers = [Answer(201, headers={"ETag": '"x"'})]
+        with pytest.raises(IntegrityError, match="the last piece"):
+            self.azure(fake).put("key", Source(bytes(self.SIZE)))
+        gc.collect()
+        assert fake.asked == []
+
+    def test_with_new_credentials_it_is_read_again(self, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(opendal_store, "_FRESH_S", 0.0)
+        fake.answers = [Answer(403), Answer(201, headers={"ETag": '"x"'})]
+        data = body(self.SIZE)
+        self.azure(fake).put("key", BytesSource(data))
+        assert [asked.body for asked in fake.asked] == [data, data]
+
+    def test_only_so_many_are_in_memory(self, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two fit; the third and the fourth are not read before one of them is stored."""
+        monkeypatch.setattr(opendal_store, "_room", MemoryRoom(2 * self.SIZE))
+        opening = threading.Semaphore(0)
+        answering = threading.Event()
+        read_of: list[int] = []
+
+        class Source(BytesSource):
+            def open(self) -> AbstractContextManager[BinaryIO]:
+                read_of.append(1)
+                opening.release()
+                assert answering.wait(30)
+                return super().open()
+
+        fake.answers = [Answer(201, headers={"ETag": '"x"'})]
+        store = self.azure(fake)
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(store.put, f"key{number}", Source(bytes(self.SIZE))) for number in range(4)]
+            assert opening.acquire(timeout=30)
+            assert opening.acquire(timeout=30)
+            assert not opening.acquire(timeout=0.05)
+            assert len(read_of) == 2
+            answering.set()
+            for future in done:
+                future.result(30)
+        assert len(fake.asked) == len(read_of) == 4

@@ -215,9 +215,7 @@ class TestErrors:
         expected = {400: RemoteError, 401: RemoteRefusedError, 403: RemoteRefusedError}
         assert type(caught.value) is expected.get(status, RemoteUnreachableError)
 
-    @pytest.mark.parametrize(
-        "answer", [s3_error(412, "PreconditionFailed"), s3_error(409, "ConditionalRequestConflict")]
-    )
+    @pytest.mark.parametrize("answer", [s3_error(412, "PreconditionFailed"), s3_error(409, "Conflict")])
     def test_what_is_there_already(self, fake: FakeServer, store: S3Store, answer: Answer) -> None:
         fake.answers = [answer]
         with pytest.raises(ObjectExistsError):
@@ -225,6 +223,16 @@ class TestErrors:
         with pytest.raises(RemoteError) as caught:
             store.put("key", BytesSource(b"data"))
         assert type(caught.value) is RemoteError
+
+    @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
+    @pytest.mark.parametrize("if_absent", [False, True])
+    def test_somebody_else_stores_it_at_this_moment(
+        self, fake: FakeServer, store: S3Store, code: str, if_absent: bool
+    ) -> None:
+        """Whether that succeeds nobody knows: it is tried again."""
+        fake.answers = [s3_error(409, code)]
+        with pytest.raises(RemoteUnreachableError):
+            store.put("key", BytesSource(b"data"), if_absent=if_absent)
 
     def test_what_is_missing(self, fake: FakeServer, store: S3Store) -> None:
         fake.answers = [s3_error(404, "NoSuchKey")]

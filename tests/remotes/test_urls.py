@@ -196,7 +196,12 @@ class TestOpenStore:
         for url in ("s3://bucket/x", "gcs://bucket", "gdrive:x", "webdav+https://host/x", "b2://bucket", "azblob://c"):
             open_store(url).close()
 
-    @pytest.mark.parametrize("url", ["gdrive:x", "dropbox:", "onedrive:a/b", "b2://bucket/x", "azblob://container"])
+    @pytest.mark.parametrize("url", ["gdrive:x", "dropbox:", "onedrive:a/b"])
+    def test_a_login_that_is_lacking(self, url: str) -> None:
+        with pytest.raises(RemoteRefusedError, match="nobody has logged in"):
+            open_store(url).size_bytes("key")
+
+    @pytest.mark.parametrize("url", ["b2://bucket/x", "azblob://container"])
     def test_credentials_that_are_lacking(self, url: str) -> None:
         with pytest.raises(RemoteRefusedError, match="needs the option"):
             open_store(url).size_bytes("key")

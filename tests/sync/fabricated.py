@@ -14,6 +14,7 @@ from vaultfs.ids import SegmentName, SnapshotSeq, VaultId
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest, manifest_hash
+from vaultfs.storage.snapshot_history import add_to_history
 from vaultfs.sync.download import fetch, heads
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import LocalManifest
@@ -81,6 +82,7 @@ class Fabricated:
         )
         data = manifest.encode(bytes(64))
         name = manifest_hash(data)
+        add_to_history(self.layout, SnapshotSeq(self.seq), name)
         self.layout.manifest_path(self.seq, name).write_bytes(data)
         self.previous = bytes.fromhex(name)
         return LocalManifest(SnapshotSeq(self.seq), name)

@@ -15,7 +15,7 @@ from vaultfs.errors import FormatTooNewError, IntegrityError, StorageError
 from vaultfs.ids import SegmentName
 from vaultfs.storage.manifest_format import manifest_hash
 from vaultfs.storage.segment_reader import punch
-from vaultfs.sync.local_vault import LocalManifest, ManifestHold, list_manifests, read_segment
+from vaultfs.sync.local_vault import LocalManifest, ManifestHold, list_manifests
 from vaultfs.sync.remote_layout import LARGEST_SEGMENT_BYTES, segment_key
 from vaultfs.sync.upload import Target, TargetOutcome, missing, sync
 
@@ -154,15 +154,15 @@ def test_a_disk_that_fails(
 ) -> None:
     bad = vault.layout.sealed_path(third(vault))
     inode = bad.stat().st_ino
-    real = os.pread
+    real = os.preadv
 
-    def failing(descriptor: int, length: int, offset: int) -> bytes:
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
         if os.fstat(descriptor).st_ino == inode:
             raise OSError(5, "Input/output error")
-        return real(descriptor, length, offset)
+        return real(descriptor, buffers, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pread", failing)
+        patch.setattr(os, "preadv", failing)
         outcome = one(vault, away)
     assert isinstance(outcome.error, StorageError)
     assert shown(store) == [1, 3]
@@ -337,13 +337,6 @@ def test_something_else_in_a_manifests_place(vault: Fabricated, kind: str) -> No
         path.mkdir()
     with pytest.raises(StorageError):
         ManifestHold.take(vault.layout, manifest)
-
-
-def test_reading_a_segment(vault: Fabricated) -> None:
-    for name, data in vault.segments.items():
-        assert read_segment(vault.layout, name, len(data)) == data
-        with pytest.raises(IntegrityError, match="bytes instead of"):
-            read_segment(vault.layout, name, len(data) + 1)
 
 
 def test_a_vault_without_heads(scratch: Path, store: MemoryStore) -> None:

@@ -27,7 +27,7 @@ from remotes.faults import (
 from remotes.memory_store import MemoryStore
 
 from sync.fabricated import Fabricated, require_complete_heads, require_same, small_vault, target
-from vaultfs.errors import RemoteError, RemoteUnreachableError, VaultError
+from vaultfs.errors import ObjectExistsError, RemoteError, RemoteUnreachableError, VaultError
 from vaultfs.remotes.store import ObjectInfo
 from vaultfs.sync.remote_layout import HEADER_KEY, segment_key
 from vaultfs.sync.upload import StoppedError, TargetOutcome, sync
@@ -213,10 +213,32 @@ def test_a_put_that_is_stored_changed_is_found_by_reading(case: Case) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, 1, 10**18])
-@pytest.mark.parametrize("key", ["segments/", "heads/", HEADER_KEY])
+@pytest.mark.parametrize("key", ["segments/", "heads/"])
 def test_a_wrong_answer_about_a_size(case: Case, key: str, answer: int | None) -> None:
     case.store.add(ChangeSize(answer, key))
     assert type(case.sync().error) is RemoteError
+    case.finish()
+
+
+def test_a_replaced_header_that_was_not_stored(case: Case) -> None:
+    """The old one has the same size."""
+    assert case.sync().is_up_to_date
+    case.vault.write_header(mac="first")
+    assert case.sync().is_up_to_date
+    case.vault.write_header(mac="other")
+    case.store.add(LosePut(HEADER_KEY))
+    outcome = case.sync()
+    assert type(outcome.error) is RemoteError
+    assert "do not rely on this remote" in str(outcome.error)
+    case.finish()
+
+
+def test_a_store_that_refuses_to_create_what_it_lacks(case: Case) -> None:
+    """S3 answers 409 while somebody else creates the same object, and that may come to nothing."""
+    case.store.add(Fail(ObjectExistsError("busy"), "put", HEADER_KEY))
+    error = case.sync().error
+    assert type(error) is RemoteError
+    assert "sync again" in str(error)
     case.finish()
 
 

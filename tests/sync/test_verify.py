@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
+import blake3
 import pytest
 from remotes.faults import ChangeList, EndlessBody, Fail, FaultyStore, invent, omit, repeat
 from remotes.memory_store import MemoryStore
 
 from sync.fabricated import DEVICE, Fabricated
-from vaultfs.errors import FormatTooNewError, RemoteRefusedError, RemoteUnreachableError, UsageError
+from vaultfs.errors import (
+    FormatTooNewError,
+    IntegrityError,
+    RemoteRefusedError,
+    RemoteUnreachableError,
+    StorageError,
+    UsageError,
+)
 from vaultfs.ids import SegmentName, SnapshotSeq
 from vaultfs.remotes.store import ObjectInfo
 from vaultfs.storage.manifest_format import Manifest, manifest_hash
 from vaultfs.sync.remote_layout import HEADER_KEY, LARGEST_SEGMENT_BYTES, RemoteHead, head_key, segment_key
 from vaultfs.sync.upload import Target, sync
-from vaultfs.sync.verify import StoppedError, SyncProgress, VerifyReport, verify
+from vaultfs.sync.verify import CONNECTIONS, StoppedError, SyncProgress, VerifyReport, verify
 
 
 @pytest.fixture
@@ -240,3 +249,77 @@ def test_stopping_and_progress(filled: MemoryStore) -> None:
         with pytest.raises(StoppedError):
             verify(filled, read_share=1.0, is_stopped=lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
     assert not [each for each in threading.enumerate() if each.name.startswith("vaultfs-sync")]
+
+
+# --- checks that take the key
+
+
+class Keyed:
+    """Notes what it is shown, and has something against some of it."""
+
+    def __init__(self, directory: Path, *, against: str = "") -> None:
+        self.directory = directory
+        self.against = against
+        self.manifests: dict[RemoteHead, bytes] = {}
+        self.segments: dict[SegmentName, tuple[bytes, bool]] = {}
+        self.most = 0
+
+    def manifest(self, head: RemoteHead, data: bytes) -> None:
+        assert not self.segments, "all manifests come first"
+        self.manifests[head] = data
+        if head.hash == self.against:
+            raise IntegrityError("nobody we know")
+
+    def place(self, name: SegmentName) -> Path:
+        return self.directory / name
+
+    def segment(self, name: SegmentName, *, is_needed: bool) -> list[str]:
+        self.most = max(self.most, len(list(self.directory.iterdir())))
+        self.segments[name] = ((self.directory / name).read_bytes(), is_needed)
+        return ["it is odd", "it is old"] if name == self.against else []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_who_has_the_key_sees_everything(filled: MemoryStore, tmp_path: Path, share: float) -> None:
+    spare = b"nothing needs this"
+    filled.objects[segment_key(SegmentName(blake3.blake3(spare).hexdigest()))] = spare
+    keyed = Keyed(tmp_path / "looked at")
+    keyed.directory.mkdir()
+    report = verify(filled, read_share=share, keyed=keyed)
+    assert report == verify(filled, read_share=share)
+    assert sorted(keyed.manifests.values()) == sorted(
+        data for key, data in filled.objects.items() if key.startswith("heads/")
+    )
+    assert {head_key(head) for head in keyed.manifests} <= set(filled.objects)
+    shown = {segment_key(name): data for name, (data, _) in keyed.segments.items()}
+    assert shown == {key: data for key, data in filled.objects.items() if share and key.startswith("segments/")}
+    assert [data for data, is_needed in keyed.segments.values() if not is_needed] == ([spare] if share else [])
+    assert keyed.most <= CONNECTIONS
+    assert list(keyed.directory.iterdir()) == []
+
+
+def test_what_who_has_the_key_finds(vault: Fabricated, filled: MemoryStore, tmp_path: Path) -> None:
+    name = list(vault.segments)[1]
+    report = verify(filled, read_share=1.0, keyed=Keyed(tmp_path, against=name))
+    assert report.problems == [f"{segment_key(name)}: it is odd", f"{segment_key(name)}: it is old"]
+    key = key_of(filled, 2)
+    report = verify(filled, keyed=Keyed(tmp_path, against=key[-64:]))
+    assert report.problems == [f"{key}: nobody we know"]
+    assert report.snapshots == 3
+
+
+def test_what_is_damaged_is_not_shown(vault: Fabricated, filled: MemoryStore, tmp_path: Path) -> None:
+    """Neither a manifest nor a segment whose hash is wrong, and nothing of it stays on the disk."""
+    name = list(vault.segments)[1]
+    for key in (segment_key(name), key_of(filled, 2)):
+        filled.objects[key] = filled.objects[key][:-1] + bytes([filled.objects[key][-1] ^ 1])
+    keyed = Keyed(tmp_path)
+    assert len(verify(filled, read_share=1.0, keyed=keyed).problems) == 2
+    assert (len(keyed.manifests), name in keyed.segments) == (2, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_no_room_for_it(filled: MemoryStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot write"):
+        verify(filled, read_share=1.0, keyed=Keyed(tmp_path / "file"))

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from vaultfs.remotes.bodies import opened
+from vaultfs.remotes.store import BytesSource
 from vaultfs.sync.workers import CountedSource, Crew, StoppedError, SyncProgress
 
 
@@ -44,17 +46,37 @@ def test_no_job_is_taken_after_an_end() -> None:
     assert taken < 10
 
 
-def test_bytes_that_are_read_again_count_once() -> None:
+def test_bytes_that_are_sent_again_count_once() -> None:
     seen: list[SyncProgress] = []
     crew = Crew(1, seen.append)
-    source = CountedSource(bytes(100), crew)
-    for _ in range(3):
-        with source.open() as file:
-            assert len(file.read(60)) == 60
-            buffer = bytearray(20)
-            assert file.readinto(buffer) == 20  # type: ignore[attr-defined]
+    source = CountedSource(BytesSource(bytes(100)), crew)
+    for sent in (60, 80, 30):
+        with opened("key", source) as file:
+            file.is_sending = False
+            file.read()  # as who signs it
+            file.seek(0)
+            file.is_sending = True
+            file.read(sent - 10)
+            file.read(10)
         crew.tick()
-    assert seen[-1].done_bytes == 80
+    assert [now.done_bytes for now in seen] == [60, 80]
     source.is_stored()
     crew.tick()
     assert seen[-1] == SyncProgress(100, 100)
+
+
+def test_an_end_comes_between_two_lots() -> None:
+    ending = False
+    crew = Crew(1, is_stopped=lambda: ending)
+    source = CountedSource(BytesSource(bytes(100)), crew)
+    with opened("key", source) as file:
+        file.read(10)
+        ending = True
+        with pytest.raises(StoppedError):
+            crew.tick()
+        with pytest.raises(StoppedError):
+            file.read(10)
+        with pytest.raises(StoppedError):
+            file.check()
+    with pytest.raises(StoppedError), opened("key", source):
+        pass

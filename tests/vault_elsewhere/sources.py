@@ -16,6 +16,7 @@ class Elsewhere:
         requests: (name, offset, length) of each.
         is_down: nothing can be reached.
         flipped: every byte comes with one bit changed.
+        closed: how often it was closed.
         cut: so many bytes are missing at each end.
     """
 
@@ -25,6 +26,7 @@ class Elsewhere:
         self.is_down = False
         self.flipped = False
         self.cut = 0
+        self.closed = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -44,3 +46,6 @@ class Elsewhere:
             raise ObjectMissingError(f"no segment {name} elsewhere")
         data = self.segments[name][offset : offset + length - self.cut]
         return bytes(byte ^ 1 for byte in data) if self.flipped else data
+
+    def close(self) -> None:
+        self.closed += 1

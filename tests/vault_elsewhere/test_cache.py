@@ -50,7 +50,7 @@ def test_blocks_are_fetched_once(source: Elsewhere, directory: Path) -> None:
     assert read(cache, 5 * BLOCK, BLOCK) == source.segments[NAME][5 * BLOCK : 6 * BLOCK]
     assert len(source.requests) == 1
     read(cache, 4 * BLOCK + 1, 3 * BLOCK)
-    assert source.requests[1:] == [(NAME, 4 * BLOCK, BLOCK), (NAME, 6 * BLOCK, 4 * BLOCK)]
+    assert source.requests[1:] == [(NAME, 4 * BLOCK, BLOCK), (NAME, 6 * BLOCK, 2 * BLOCK)]
 
 
 def test_who_reads_on_gets_more_at_once(source: Elsewhere, directory: Path) -> None:
@@ -58,7 +58,57 @@ def test_who_reads_on_gets_more_at_once(source: Elsewhere, directory: Path) -> N
     for offset in range(0, SIZE, 1000):
         length = min(1000, SIZE - offset)
         assert read(cache, offset, length) == source.segments[NAME][offset : offset + length]
-    assert source.requests == [(NAME, 0, 4 * BLOCK), (NAME, 4 * BLOCK, 4 * BLOCK), (NAME, 8 * BLOCK, SIZE - 8 * BLOCK)]
+    assert source.requests == [
+        (NAME, 0, BLOCK),
+        (NAME, BLOCK, 2 * BLOCK),
+        (NAME, 3 * BLOCK, 4 * BLOCK),
+        (NAME, 7 * BLOCK, SIZE - 7 * BLOCK),
+    ]
+
+
+def test_who_reads_on_before_the_first_has_come(source: Elsewhere, directory: Path) -> None:
+    """As the kernel does, which asks for several pieces at once."""
+    cache = SegmentCache(directory, source)
+    real, go = source.fetch, threading.Event()
+
+    def fetch(name: SegmentName, offset: int, length: int) -> bytes:
+        data = real(name, offset, length)
+        assert go.wait(60)
+        return data
+
+    source.fetch = fetch  # type: ignore[method-assign]
+    with ThreadPoolExecutor(3) as pool:
+        found = []
+        for count, block in enumerate((0, 1, 3)):
+            found.append(pool.submit(read, cache, block * BLOCK, BLOCK))
+            while len(source.requests) <= count:
+                threading.Event().wait(0.001)
+        go.set()
+        assert [each.result(60) for each in found] == [
+            source.segments[NAME][block * BLOCK : (block + 1) * BLOCK] for block in (0, 1, 3)
+        ]
+    assert [(offset, length) for _, offset, length in source.requests] == [
+        (0, BLOCK),
+        (BLOCK, 2 * BLOCK),
+        (3 * BLOCK, 4 * BLOCK),
+    ]
+
+
+def test_who_jumps_gets_little(source: Elsewhere, directory: Path) -> None:
+    """Also after reading on: what would be fetched on top is in the way of what is wanted."""
+    cache = SegmentCache(directory, source)
+    read(cache, 0, 1)
+    read(cache, BLOCK, 1)
+    read(cache, 8 * BLOCK, 1)
+    read(cache, 5 * BLOCK, 1)
+    read(cache, 6 * BLOCK, 1)
+    assert [(offset, length) for _, offset, length in source.requests] == [
+        (0, BLOCK),
+        (BLOCK, 2 * BLOCK),
+        (8 * BLOCK, BLOCK),
+        (5 * BLOCK, BLOCK),
+        (6 * BLOCK, 2 * BLOCK),
+    ]
 
 
 @settings(deadline=None, max_examples=50)
@@ -140,6 +190,39 @@ def test_it_takes_no_more_room_than_it_may(source: Elsewhere, directory: Path) -
     assert len(list(directory.iterdir())) == 1
 
 
+def test_what_is_on_the_disk_now_is_dropped(source: Elsewhere, directory: Path) -> None:
+    read(SegmentCache(directory, source), 0, SIZE)
+    cache = SegmentCache(directory, source)
+    cache.drop(NAME)
+    cache.drop(SegmentName("ef" * 32))
+    assert list(directory.iterdir()) == []
+    read(cache, 0, SIZE)
+    read(cache, 0, SIZE, OTHER)
+    cache.drop(NAME)
+    assert [path.stem for path in directory.iterdir()] == [OTHER]
+    before = len(source.requests)
+    read(cache, 0, SIZE, OTHER)
+    assert len(source.requests) == before
+    assert read(cache, 3, 3) == source.segments[NAME][3:6]
+    assert len(source.requests) == before + 1
+
+
+def test_dropped_while_it_is_read(source: Elsewhere, directory: Path) -> None:
+    """Who reads goes on, and leaves nothing behind."""
+    before = open_files()
+    cache = SegmentCache(directory, source)
+    real = source.fetch
+
+    def fetch(name: SegmentName, offset: int, length: int) -> bytes:
+        cache.drop(name)
+        return real(name, offset, length)
+
+    source.fetch = fetch  # type: ignore[method-assign]
+    assert read(cache, 10, 3 * BLOCK) == source.segments[NAME][10 : 10 + 3 * BLOCK]
+    assert list(directory.iterdir()) == []
+    assert open_files() == before
+
+
 def test_many_threads_fetch_each_block_once(source: Elsewhere, directory: Path) -> None:
     cache = SegmentCache(directory, source)
     barrier = threading.Barrier(8)
@@ -152,6 +235,38 @@ def test_many_threads_fetch_each_block_once(source: Elsewhere, directory: Path) 
         found = list(pool.map(work, range(8)))
     assert all(each == source.segments[NAME][n % 3 : n % 3 + SIZE - 3] for n, each in enumerate(found))
     assert source.fetched_bytes == SIZE
+
+
+def test_not_too_many_at_once(source: Elsewhere, directory: Path) -> None:
+    """However many wait, what they wait for is bounded."""
+    names = [SegmentName(f"{number:064x}") for number in range(40)]
+    source.segments = {name: os.urandom(SIZE) for name in names}
+    cache = SegmentCache(directory, source)
+    real, lock = source.fetch, threading.Lock()
+    waiting, go = threading.Semaphore(0), threading.Event()
+    now = most = 0
+
+    def fetch(name: SegmentName, offset: int, length: int) -> bytes:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        waiting.release()
+        assert go.wait(60)
+        try:
+            return real(name, offset, length)
+        finally:
+            with lock:
+                now -= 1
+
+    source.fetch = fetch  # type: ignore[method-assign]
+    with ThreadPoolExecutor(40) as pool:
+        found = [pool.submit(read, cache, 0, SIZE, name) for name in names]
+        for _ in range(segment_cache.MOST_REQUESTS):
+            assert waiting.acquire(timeout=60)
+        go.set()
+        assert [each.result(60) for each in found] == [source.segments[name] for name in names]
+    assert most == segment_cache.MOST_REQUESTS
 
 
 def test_a_failure_does_not_strand_those_who_wait(source: Elsewhere, directory: Path) -> None:

@@ -13,14 +13,10 @@ from vault_elsewhere.sources import Elsewhere
 from vaultfs.errors import ChunkIntegrityError, IntegrityError, RemoteUnreachableError, UsageError
 from vaultfs.ids import SegmentName
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.storage.manifest_format import Manifest
 from vaultfs.storage.segment_reader import hash_file
 from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import compact
 from vaultfs.vault.fsck import check
-from vaultfs.vault.opening import load_header
-from vaultfs.vault.restoring import complete
-from vaultfs.vault.shipping import prepare
 
 
 @pytest.fixture
@@ -146,27 +142,6 @@ def test_no_wrong_byte_from_elsewhere(closed: Path, source: Elsewhere, trouble: 
 # --- a clone: nothing but metadata is here
 
 
-@pytest.fixture
-def clone(path: Path, data: bytes, tmp_path: Path) -> tuple[Path, Elsewhere]:
-    target = VaultLayout(tmp_path / "clone")
-    with vaultfs.open_vault(path, KEY) as vault:
-        layout = vault.filesystem.layout
-        layout.remotes.write_text("[]")
-        write(vault, "/file", data)
-        for number in range(300):
-            write(vault, f"/{number}", b"small %d" % number)
-        info, _ = prepare(vault.filesystem)
-        target.create_directories()
-        target.header.write_bytes(layout.header.read_bytes())
-        manifest = layout.manifest_path(info.seq, info.id).read_bytes()
-        target.manifest_path(info.seq, info.id).write_bytes(manifest)
-        source = Elsewhere.of(path)
-    assert len(Manifest.decode(manifest)[0].segments) > 2
-    header = load_header(target)
-    complete(target, header, header.unlock(KEY), info.seq, info.id, source=source)
-    return target.root, source
-
-
 def test_a_clone_fetches_the_metadata_only(clone: tuple[Path, Elsewhere], data: bytes) -> None:
     path, source = clone
     assert len(source.requests) <= 4
@@ -210,6 +185,25 @@ def test_a_clone_whose_source_is_away(clone: tuple[Path, Elsewhere], data: bytes
         source.is_down = False
         assert read(vault, "/file") == data
         assert read(vault, "/new") == b"works"
+
+
+def test_a_crash_while_the_source_is_away(clone: tuple[Path, Elsewhere], data: bytes) -> None:
+    """What was durable stays so: the vault waits until it can be put into its file."""
+    path, source = clone
+    vault = opened(path, source)
+    write(vault, "/file", b"durable", 50_000)
+    assert vault.filesystem.committer.try_log()
+    vault.filesystem.committer.sync_wal()
+    vault.filesystem.abandon()
+    for part in (path / "cache").iterdir():
+        part.unlink()
+    source.is_down = True
+    for _ in range(2):
+        with pytest.raises(RemoteUnreachableError):
+            opened(path, source)
+    source.is_down = False
+    with opened(path, source) as vault:
+        assert read(vault, "/file") == data[:50_000] + b"durable" + data[50_007:]
 
 
 @pytest.mark.parametrize("has_database", [True, False])

@@ -41,7 +41,7 @@ def _rows(fs: FileSystem) -> list[str]:
     ]
     if fs.snapshot_rows.making() or fs.snapshot_rows.is_cleaning():
         found.append("something was not finished")
-    on_disk = {path.name for path in fs.layout.heads.iterdir()} - {"HEAD"}
+    on_disk = {path.name for path in fs.layout.heads.iterdir()} - {"HEAD", "history"}
     wanted = {f"{seq:010d}-{name}.manifest" for seq, name in rows("SELECT seq, id FROM snapshot")}
     if on_disk != wanted:
         found.append(f"heads/ holds {on_disk}, and should hold {wanted}")

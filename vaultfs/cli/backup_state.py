@@ -2,6 +2,7 @@
 
 Two things can be missing: a remote may lack a snapshot, which its ledger tells; and what was written after the newest
 snapshot is in none yet.  Of that a daemon knows; without one, segments younger than the snapshot's manifest tell it.
+If the snapshot is from the future, as after a clock was set back, every segment counts that it does not name.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.remotes.configured import Remote, load_remotes
 from vaultfs.remotes.urls import open_store, redacted
 from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.kept_manifests import known_kept_segments
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import ManifestHold, list_manifests
@@ -79,7 +81,8 @@ def _unsaved(layout: VaultLayout, daemon: Mapping[str, Any] | None) -> dict[str,
         newest = hold.content(read_header(layout).vault_id)
     finally:
         hold.release()
-    segments, size = _younger_segments(layout, {name for name, _ in newest.segments}, newest.created_ns)
+    created_ns = newest.created_ns if newest.created_ns <= time.time_ns() else 0
+    segments, size = _younger_segments(layout, {name for name, _ in newest.segments}, created_ns)
     is_any = segments > 0
     if daemon is not None:
         is_any = bool(daemon.get("changed_since_snapshot", is_any or not daemon.get("is_durable", True)))
@@ -94,6 +97,7 @@ def _unsaved(layout: VaultLayout, daemon: Mapping[str, Any] | None) -> dict[str,
 
 def _younger_segments(layout: VaultLayout, known: set[SegmentName], created_ns: int) -> tuple[int, int]:
     """Number and bytes of the segments that were written after a snapshot."""
+    known |= known_kept_segments(layout)
     paths = [layout.sealed_path(name) for name in layout.sealed_names() if name not in known]
     paths += [layout.open_path(token) for token in layout.open_tokens()]
     sizes = [_size_if_younger(path, created_ns) for path in paths]

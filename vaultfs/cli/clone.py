@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vaultfs.cli.opened import show_warnings
-from vaultfs.cli.output import emit_json, say
+from vaultfs.cli.output import counted, emit_json, note, printable, say, show_warnings
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
 from vaultfs.cli.secret_sources import SecretOption
+from vaultfs.cli.seen_snapshots import require_newest
 from vaultfs.cli.sizes import format_size
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options, parse_rate
-from vaultfs.errors import UsageError
+from vaultfs.errors import UsageError, VaultError
 from vaultfs.ids import SnapshotSeq
 from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
-from vaultfs.remotes.store import Store
+from vaultfs.remotes.store import Features, Store
 from vaultfs.remotes.urls import redacted
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.sync.download import choose_head, fetch, heads
+from vaultfs.storage.manifest_format import Manifest
+from vaultfs.sync.cloned_remote import note_cloned
+from vaultfs.sync.download import fetch, find_head, heads
 from vaultfs.sync.download import fill as fetch_rest
+from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import list_manifests
+from vaultfs.sync.remote_layout import RemoteHead
 from vaultfs.sync.remote_segments import RemoteSegments
 from vaultfs.vault.restoring import complete
 
@@ -78,12 +82,15 @@ def run(
     require_place(vault, layout)
     with Stores(rate) as stores:
         store = stores.open(url, options)
-        head = choose_head(heads(store), snapshot)
+        head = find_head(store, snapshot)
+        require_newest(store, head, snapshot)
         header, keyring, info, is_known = checked(store, head, secret, redacted(url))
         warn_if_known(is_known=is_known)
-        fetch(store, layout, head, with_segments=False)
-        save_remotes(layout, [Remote(ORIGIN, url, options)])
+        manifest = fetch(store, layout, head, with_segments=False)
+        # What else it can do is found out by writing, which is not everybody's right: 'remote test' does that.
+        save_remotes(layout, [Remote(ORIGIN, url, options, Features(range_reads=True))])
         complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=RemoteSegments([lambda: store]))
+        _note(store, layout, head, manifest)
         if not json:
             say(
                 f"Cloned snapshot {info.seq} ({info.id[:12]}) to {vault}: {info.files} files, "
@@ -96,6 +103,20 @@ def run(
         if json:
             emit_json(as_json(layout, info, store.counts.received_bytes))
     return 0
+
+
+def _note(store: Store, layout: VaultLayout, head: RemoteHead, manifest: Manifest) -> None:
+    """Remember what the remote has, so that `status` knows; and tell if it has not all that the clone needs."""
+    try:
+        lacking = note_cloned(ORIGIN, store, Ledger.of(manifest.vault_id, ORIGIN), layout, head, manifest)
+    except VaultError as error:
+        note(f"'vaultfs status' does not know what is on {ORIGIN} until the next sync: {printable(str(error))}")
+        return
+    if lacking:
+        note(
+            f"warning: {printable(store.name)} lacks {counted(len(lacking), 'segment')}, "
+            f"{format_size(sum(lacking.values()))}, of this snapshot; what is in them cannot be read"
+        )
 
 
 def _clone_of(layout: VaultLayout, url: str) -> Remote | None:

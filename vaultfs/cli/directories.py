@@ -13,6 +13,11 @@ def state_directory() -> Path:
     return platformdirs.user_state_path("vaultfs", appauthor=False)
 
 
+def cache_directory() -> Path:
+    """What may be lost: ``$XDG_CACHE_HOME/vaultfs``."""
+    return platformdirs.user_cache_path("vaultfs", appauthor=False)
+
+
 def runtime_directory() -> Path:
     """Sockets of live mounts: ``$XDG_RUNTIME_DIR/vaultfs``."""
     return platformdirs.user_runtime_path("vaultfs", appauthor=False)

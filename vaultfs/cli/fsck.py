@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vaultfs.cli.mounts import require_unmounted_vault
-from vaultfs.cli.opened import show_warnings
-from vaultfs.cli.output import emit_json, name_text, say
+from vaultfs.cli.output import counted, emit_json, name_text, say, show_warnings
 from vaultfs.cli.progress import progress
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import format_size
+from vaultfs.cli.spare_segments import known_elsewhere, lent_segments
 from vaultfs.errors import VaultLockedError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
@@ -46,8 +46,19 @@ def run(
     if holder is not None:  # before anybody types a password
         raise VaultLockedError(f"the vault {vault} is in use by {holder}; unmount it or wait until it is done")
     unlocking = obtain(secret or SecretOptions(), Prompt(f"Password for {vault}"))
-    with progress(f"fsck {vault}", "none" if quiet else "json" if json else "auto") as bar:
-        report = check(root, unlocking, repair=repair, reads_data=not metadata_only, on_progress=bar)
+    with (
+        lent_segments(root) as source,
+        progress(f"fsck {vault}", "none" if quiet else "json" if json else "auto") as bar,
+    ):
+        report = check(
+            root,
+            unlocking,
+            repair=repair,
+            reads_data=not metadata_only,
+            on_progress=bar,
+            elsewhere=None if source is None else known_elsewhere(root),
+            source=source,
+        )
     if json:
         emit_json(report.as_json())
     else:
@@ -62,6 +73,9 @@ def _show(report: FsckReport) -> None:
             say(f"    {_text(finding.saved)}")
     for code, count in report.omitted.items():
         say(f"and {count} more of the kind {code}")
+    if report.elsewhere_segments:
+        amount = format_size(report.elsewhere_bytes)
+        say(f"{counted(report.elsewhere_segments, 'segment')}, {amount}, only on a remote: not looked at")
     looked = f"{report.inodes} files and directories, {report.chunks} chunks, {report.segments} segments, "
     say(f"{looked}{format_size(report.read_bytes)} read: {_verdict(report)}")
 

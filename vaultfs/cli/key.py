@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaultfs.cli.mounts import require_unmounted_vault, vault_at
-from vaultfs.cli.output import emit_json, note, printable, say, table
+from vaultfs.cli.output import emit_json, note, printable, say, show_warnings, table
 from vaultfs.cli.progress import ProgressStyle
 from vaultfs.cli.progress import progress as progress_of
 from vaultfs.cli.secret_sources import (
@@ -27,6 +27,7 @@ from vaultfs.cli.secret_sources import (
     obtain_new_password,
 )
 from vaultfs.cli.sizes import format_size, parse_size
+from vaultfs.cli.spare_segments import lent_segments
 from vaultfs.crypto.header import SlotInfo
 from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
@@ -158,8 +159,20 @@ def rotate(
     survivors = obtain_kept(keep or KeepOptions())
     cost = guess_cost(kdf_memory)
     unlocking = obtain(secret or SecretOptions(), Prompt(f"Password for {vault}"))
-    with progress_of("write again", progress if wait else "none", resumable=True) as display:
-        done = rotate_key(directory, unlocking, survivors, lose_others=yes, kdf=cost, rewrite=display if wait else None)
+    show_warnings()
+    with (
+        lent_segments(directory) as source,
+        progress_of("write again", progress if wait else "none", resumable=True) as display,
+    ):
+        done = rotate_key(
+            directory,
+            unlocking,
+            survivors,
+            lose_others=yes,
+            kdf=cost,
+            rewrite=display if wait else None,
+            source=source,
+        )
     if json:
         emit_json(_rotation_json(done))
     else:

@@ -12,10 +12,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from vaultfs.cli.output import error_line, say
 from vaultfs.cli.verbs import VERBS, Command
 from vaultfs.errors import ExitCode, FileSystemError, UsageError, VaultError
+from vaultfs.remotes.tokens_seal import Seal, bring_seal
 
 
 class Terminated(BaseException):
@@ -43,9 +45,24 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line without the program's name; None takes that of the process.
 
     Returns:
-        the exit code, one of :class:`vaultfs.errors.ExitCode`.
+        the exit code, one of :class:`vaultfs.errors.ExitCode`; that of a process that used OpenDAL ends at once.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if words is None else words)))
+    code = guarded(lambda: _run(list(sys.argv[1:] if words is None else words)))
+    if words is None and "opendal" in sys.modules:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, and do not take the interpreter down before.
+
+    A thread of OpenDAL may still be on its way out of the interpreter, after what it brought has been used.  If it
+    finds the interpreter going down, it aborts the process, whatever its exit code was to be.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a broken pipe was reported
+            stream.flush()
+    os._exit(code)
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -54,6 +71,7 @@ def guarded(command: Callable[[], int]) -> int:
     Args:
         command: returns the exit code.
     """
+    bring_seal(_seal)
     with _terminable():
         try:
             code = command()
@@ -61,6 +79,13 @@ def guarded(command: Callable[[], int]) -> int:
         except BaseException as error:  # noqa: BLE001  # see above
             return _report(error)
         return code
+
+
+def _seal() -> Seal:
+    """What encrypts the tokens of drives, for those who have any."""
+    from vaultfs.cli.user_seal import user_seal  # noqa: PLC0415  # imports ciphers
+
+    return user_seal()
 
 
 def _run(words: list[str]) -> int:
@@ -97,7 +122,7 @@ def _run_verb(name: str, words: list[str]) -> int:
             raise UsageError(
                 f"{full_name}: there is no {words[0]!r}{_nearest(words[0], loaded)}; see '{full_name} --help'"
             )
-        full_name, usage = f"{full_name} {words[0]}", usage.partition(" ")[2]
+        full_name, usage = f"{full_name} {words[0]}", ""
         command: Command = loaded[words[0]]
         words = words[1:]
     else:

@@ -14,9 +14,10 @@ from vaultfs.cli.mount_plan import MountPlan
 from vaultfs.cli.mounts import mount_at, vault_at
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import parse_duration
-from vaultfs.cli.spare_segments import spare_segments
+from vaultfs.cli.spare_segments import segment_filler, spare_segments
 from vaultfs.errors import MountError, UsageError
 from vaultfs.fuse import kernel_mount
+from vaultfs.storage.layout import VaultLayout
 
 
 def run(
@@ -30,6 +31,8 @@ def run(
     idle: str | None = None,
     commit_interval: str | None = None,
     snapshot: str | None = None,
+    fill: bool = False,
+    bwlimit: str | None = None,
     option: Annotated[list[str] | None, Parameter(name=("--option", "-o"))] = None,
     secret: SecretOption | None = None,
 ) -> int:
@@ -48,6 +51,8 @@ def run(
         idle: Unmount after so long without use, as in 30m.
         commit_interval: Everything written is durable after so long, as in 5 or 0.5s. 5 if not given.
         snapshot: Mount this snapshot, read-only, instead of the present.
+        fill: Fetch all that is missing here from the vault's remotes, in the background.
+        bwlimit: With --fill: bytes per second at most, as in 500K or 10M.
         option: Mount options, separated by commas: ro, noatime, noexec, fsname=NAME, passfile=FILE and others.
         secret: Where the password comes from.
     """
@@ -64,6 +69,8 @@ def run(
             words.commit_interval_s if commit_interval is None else parse_duration(commit_interval, "--commit-interval")
         ),
         snapshot=snapshot or words.snapshot,
+        fill=fill,
+        bwlimit=bwlimit,
         secret_options=secret or SecretOptions(),
     )
     return execute(plan)
@@ -81,6 +88,8 @@ def make_plan(
     idle_s: float | None = None,
     commit_interval_s: float | None = None,
     snapshot: str | None = None,
+    fill: bool = False,
+    bwlimit: str | None = None,
 ) -> MountPlan:
     """Check everything that can be checked without the secret, and then get the secret.
 
@@ -95,6 +104,8 @@ def make_plan(
         idle_s: likewise.
         commit_interval_s: likewise; None is the default.
         snapshot: likewise.
+        fill: likewise.
+        bwlimit: of the fill, as written.
 
     Raises:
         NotAVaultError: ``vault`` is none.
@@ -105,7 +116,21 @@ def make_plan(
         raise UsageError("--idle: must be more than 0")
     if commit_interval_s is not None and not 0.05 <= commit_interval_s <= 3600:
         raise UsageError("--commit-interval: must be from 0.05 to 3600 seconds")
+    read_only = read_only or words.read_only or snapshot is not None
+    fill = fill or words.fill
+    limit = bwlimit or words.bwlimit
+    if fill and read_only:
+        raise UsageError("--fill: a read-only mount adds nothing to the vault; leave one of the two out")
+    if limit is not None and not fill:
+        raise UsageError("--bwlimit: limits --fill, which is missing")
+    rate = None
+    if limit is not None:
+        from vaultfs.cli.targets import parse_rate  # noqa: PLC0415  # brings what talks to remotes
+
+        rate = parse_rate(limit)
     vault_path = vault_at(vault)
+    if fill and not VaultLayout(vault_path).remotes.exists():
+        raise UsageError(f"--fill: {vault} has no remote that could have what is not here")
     mountpoint = usable_mountpoint(directory, vault_path, nonempty=words.nonempty)
     unlocking = obtain(secret_options if secret_options.given() else words.secret, Prompt(f"Password for {vault}"))
     return MountPlan(
@@ -113,11 +138,13 @@ def make_plan(
         mountpoint=mountpoint,
         source=words.source or os.fspath(vault),
         secret=unlocking,
-        read_only=read_only or words.read_only or snapshot is not None,
+        read_only=read_only,
         allow_other=allow_other or words.allow_other,
         idle_s=idle_s,
         commit_interval_s=5.0 if commit_interval_s is None else commit_interval_s,
         snapshot=snapshot,
+        fill=fill,
+        fill_bytes_per_s=rate,
         options=words.kernel,
         foreground=foreground,
         log_path=log_path(mountpoint),
@@ -151,6 +178,7 @@ def execute(plan: MountPlan) -> int:
     from vaultfs.fuse.mounted import mount_vault  # noqa: PLC0415  # trio and pyfuse3 come after all checks
 
     plan.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    source = spare_segments(plan.vault_path)
     mount_vault(
         vault_path=plan.vault_path,
         mountpoint=plan.mountpoint,
@@ -164,6 +192,7 @@ def execute(plan: MountPlan) -> int:
         options=plan.options,
         foreground=plan.foreground,
         log_path=plan.log_path,
-        source_of_segments=None if plan.snapshot else spare_segments(plan.vault_path),
+        source_of_segments=source,
+        filler=segment_filler(plan.vault_path, source, plan.fill_bytes_per_s) if plan.fill else None,
     )
     return 0

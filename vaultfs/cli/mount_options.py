@@ -21,8 +21,10 @@ _IGNORED_WORDS: Final = frozenset(
     | {"default_permissions"}
 )
 _IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "subtype=", "user=")
-_VALUED: Final = frozenset({"fsname", "idle", "commit_interval", "snapshot", "passfile", "keyfile", "password_command"})
-_OTHER_OPTIONS: Final = frozenset({"ro", "allow_other", "nonempty"})
+_VALUED: Final = frozenset(
+    {"fsname", "idle", "commit_interval", "snapshot", "bwlimit", "passfile", "keyfile", "password_command"}
+)
+_OTHER_OPTIONS: Final = frozenset({"ro", "allow_other", "nonempty", "fill"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class MountOptions:
         idle_s: of ``idle=``.
         commit_interval_s: of ``commit_interval=``.
         snapshot: of ``snapshot=``.
+        fill: ``fill`` stood there.
+        bwlimit: of ``bwlimit=``, as written.
         secret: of ``passfile=``, ``keyfile=``, ``password_command=``.
     """
 
@@ -49,6 +53,8 @@ class MountOptions:
     idle_s: float | None = None
     commit_interval_s: float | None = None
     snapshot: str | None = None
+    fill: bool = False
+    bwlimit: str | None = None
     secret: SecretOptions = field(default_factory=SecretOptions)
 
 
@@ -105,6 +111,8 @@ def parse_words(words: Iterable[str]) -> MountOptions:
             parse_duration(values["commit_interval"], "-o commit_interval") if "commit_interval" in values else None
         ),
         snapshot=values.get("snapshot"),
+        fill="fill" in flags,
+        bwlimit=values.get("bwlimit"),
         secret=SecretOptions(
             passfile=Path(values["passfile"]) if "passfile" in values else None,
             keyfile=Path(values["keyfile"]) if "keyfile" in values else None,

@@ -22,6 +22,8 @@ class MountPlan:
         idle_s: unmount after so many seconds without a request; None: never.
         commit_interval_s: everything is durable after at most so many seconds.
         snapshot: mount this snapshot, read-only, instead of the present.
+        fill: fetch what is missing here from the vault's remotes, meanwhile.
+        fill_bytes_per_s: at most; None: no limit.
         options: words of ``-o`` for the kernel, in order.
         foreground: serve in this process, logging to standard error.
         log_path: where the daemon logs.
@@ -36,6 +38,8 @@ class MountPlan:
     idle_s: float | None = None
     commit_interval_s: float = 5.0
     snapshot: str | None = None
+    fill: bool = False
+    fill_bytes_per_s: int | None = None
     options: tuple[str, ...] = ()
     foreground: bool = False
     log_path: Path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Final
 import vaultfs
 from vaultfs.cli.interrupts import Interrupts
 from vaultfs.cli.mounts import require_unmounted_vault
-from vaultfs.cli.output import error_line
+from vaultfs.cli.output import error_line, show_warnings
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
-from vaultfs.cli.spare_segments import spare_segments
+from vaultfs.cli.spare_segments import lent_segments
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError, VaultLockedError
 from vaultfs.fuse.allocator import give_back_memory
@@ -27,21 +26,6 @@ from vaultfs.vault.transfer_staging import sweep_unfinished
 _TRIM_EVERY_BYTES: Final = 256 << 20
 
 
-class _Warnings(logging.Handler):
-    """What the core wants a person to know, as lines like all others."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error_line(f"warning: {record.getMessage()}")
-
-
-def show_warnings() -> None:
-    """Print warnings of the core on standard error; without this Python prints them in its own way."""
-    logger = logging.getLogger("vaultfs")
-    if not logger.handlers:
-        logger.addHandler(_Warnings(logging.WARNING))
-        logger.propagate = False
-
-
 def _unlocking(path: Path, options: SecretOptions | None, verb: str) -> tuple[Path, Secret]:
     """The vault's directory and the secret, after everything that can be checked without it."""
     show_warnings()
@@ -52,8 +36,9 @@ def _unlocking(path: Path, options: SecretOptions | None, verb: str) -> tuple[Pa
     return root, obtain(options or SecretOptions(), Prompt(f"Password for {path}"))
 
 
-def reading(path: Path, options: SecretOptions | None, verb: str) -> Vault:
-    """A vault that is open for reading: a context manager.
+@contextmanager
+def reading(path: Path, options: SecretOptions | None, verb: str) -> Iterator[Vault]:
+    """A vault that is open for reading.
 
     Args:
         path: as the person wrote it.
@@ -64,7 +49,11 @@ def reading(path: Path, options: SecretOptions | None, verb: str) -> Vault:
         NotAVaultError, VaultLockedError, WrongPasswordError and others: it cannot be opened.
     """
     root, secret = _unlocking(path, options, verb)
-    return vaultfs.open_vault(root, secret, read_only=True, purpose=f"vaultfs {verb}", source=spare_segments(root))
+    with (
+        lent_segments(root) as spare,
+        vaultfs.open_vault(root, secret, read_only=True, purpose=f"vaultfs {verb}", source=spare) as vault,
+    ):
+        yield vault
 
 
 @contextmanager
@@ -80,8 +69,11 @@ def changing(path: Path, options: SecretOptions | None, verb: str) -> Iterator[t
         VaultError: as `reading`; at the end, what could not be made durable.
     """
     root, secret = _unlocking(path, options, verb)
-    spare = spare_segments(root)
-    with Interrupts() as interrupts, vaultfs.open_vault(root, secret, purpose=f"vaultfs {verb}", source=spare) as vault:
+    with (
+        Interrupts() as interrupts,
+        lent_segments(root) as spare,
+        vaultfs.open_vault(root, secret, purpose=f"vaultfs {verb}", source=spare) as vault,
+    ):
         sweep_unfinished(vault.filesystem)
         interrupts.check()
         yield vault, interrupts

@@ -115,7 +115,7 @@ def help_text(name: str, command: Command, usage: str) -> str:
     Args:
         name: the words that call it.
         command: the function whose docstring and parameters are shown.
-        usage: its arguments in one line.
+        usage: its arguments in one line; empty: their names.
     """
     positional: list[tuple[str, str]] = []
     options: list[tuple[str, str]] = []
@@ -133,6 +133,7 @@ def help_text(name: str, command: Command, usage: str) -> str:
         options.append((f"{names} {_metavar(argument)}".strip(), text))
     options.append(("-h, --help", "Show this help."))
     paragraphs = (inspect.getdoc(command) or "").split("\nArgs:")[0].strip()
+    usage = usage or " ".join(each for each, _ in positional)
     lines = [f"Usage: {name} [options] {usage}".rstrip(), "", paragraphs, ""]
     width = max(len(left) for left, _ in positional + options) + 2
     for heading, rows in (("Arguments:", positional), ("Options:", options)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultfs.cli.output import counted, emit_json, fields, printable, say, table
+from vaultfs.cli.remote_login import login, logout
 from vaultfs.cli.targets import OptionWords, Stores, chosen_remotes, parse_options, vault_of
 from vaultfs.errors import UsageError
 from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
@@ -183,4 +184,11 @@ def _show_features(features: Features) -> None:
     fields([(text, "yes" if can[name] else "no") for name, text in _FEATURES.items()])
 
 
-SUBVERBS: Mapping[str, Callable[..., int]] = {"add": add, "list": list_, "remove": remove, "test": check}
+SUBVERBS: Mapping[str, Callable[..., int]] = {
+    "add": add,
+    "list": list_,
+    "remove": remove,
+    "test": check,
+    "login": login,
+    "logout": logout,
+}

@@ -6,6 +6,7 @@ this gives against the signature of the snapshot's manifest.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vaultfs.errors import UsageError
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.download import RemoteHead
+from vaultfs.sync.public_header import PublicHeader
 from vaultfs.sync.remote_objects import read_remote_header, read_remote_manifest
 from vaultfs.vault.head import Head
 from vaultfs.vault.snapshot_manifest import SnapshotInfo, open_manifest
@@ -60,25 +62,30 @@ def checked(
     if public is None:
         raise UsageError(f"{name} holds no vault")
     data, _ = read_remote_manifest(store, head, public.vault_id)
-    header = VaultHeader.decode(public.data)
-    secret = obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
-    keyring = header.unlock(secret)
+    header, keyring = unlocked(public, options, name)
     _, content = open_manifest(keyring, data, head.seq, head.hash)
     is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0
     return header, keyring, content.info(head.hash), is_known
 
 
+def unlocked(public: PublicHeader, options: SecretOptions | None, name: str) -> tuple[VaultHeader, Keyring]:
+    """The keys of the vault on the remote, by its own header.
+
+    Args:
+        public: the header, as it came.
+        options: where the secret comes from.
+        name: of the remote, for the prompt.
+
+    Raises:
+        UsageError: there is no secret.
+        WrongPasswordError: it does not open the vault.
+        IntegrityError: the header is not what vaultfs wrote.
+    """
+    header = VaultHeader.decode(public.data)
+    secret = obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
+    return header, header.unlock(secret)
+
+
 def as_json(layout: VaultLayout, info: SnapshotInfo, received_bytes: int) -> dict[str, Any]:
     """What has become of it."""
-    return {
-        "vault": str(layout.root),
-        "snapshot": {
-            "seq": info.seq,
-            "id": info.id,
-            "label": info.label,
-            "created_ns": info.created_ns,
-            "files": info.files,
-            "bytes": info.bytes,
-        },
-        "received_bytes": received_bytes,
-    }
+    return {"vault": str(layout.root), "snapshot": asdict(info), "received_bytes": received_bytes}

@@ -15,13 +15,15 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
 from vaultfs.cli.output import note
-from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError, VaultError
+
+if TYPE_CHECKING:
+    from vaultfs.crypto.slots import Secret
 
 LARGEST_SECRET_BYTES: Final = 1 << 20
 """Passwords and key files may be this long; reading stops there, so that ``--keyfile /dev/zero`` ends."""
@@ -147,6 +149,8 @@ def obtain(options: SecretOptions, prompt: Prompt) -> Secret:
         UsageError: a source is missing, empty, too long, or two kinds of secret were asked for.
         VaultError: the password command failed.
     """
+    from vaultfs.crypto.slots import Secret  # noqa: PLC0415  # loads ciphers, and options alone need none
+
     given = options.given()
     alternatives = {"--keyfile", "--recovery-key-fd"}.intersection(given)
     if alternatives and len(given) > 1:
@@ -175,6 +179,8 @@ def obtain_new_password(options: NewPasswordOptions, prompt: Prompt) -> Secret:
         UsageError: a source is missing, empty or too long.
         VaultError: the password command failed.
     """
+    from vaultfs.crypto.slots import Secret  # noqa: PLC0415  # loads ciphers, and options alone need none
+
     value = _password(options.new_password_fd, options.new_passfile, options.new_password_command, "new-")
     return Secret.password(_ask(prompt) if value is None else value)
 
@@ -189,7 +195,25 @@ def obtain_keyfile(path: Path, option: str) -> Secret:
     Raises:
         UsageError: it cannot be read, is empty or too long.
     """
+    from vaultfs.crypto.slots import Secret  # noqa: PLC0415  # loads ciphers, and options alone need none
+
     return Secret.keyfile(_read_file(path, option))
+
+
+def obtain_text(path: Path, option: str) -> str:
+    """A secret that opens no vault: the text in a file, without white space around it.
+
+    Args:
+        path: the file.
+        option: that named it, for messages.
+
+    Raises:
+        UsageError: it cannot be read, is empty, too long, or no text.
+    """
+    text = _decoded(_read_file(path, option), option).strip()
+    if not text:
+        raise UsageError(f"{option}: nothing in it")
+    return text
 
 
 def obtain_kept(options: KeepOptions) -> list[Secret]:
@@ -201,6 +225,8 @@ def obtain_kept(options: KeepOptions) -> list[Secret]:
     Raises:
         UsageError: a file cannot be read, is empty or too long, or holds no recovery key.
     """
+    from vaultfs.crypto.slots import Secret  # noqa: PLC0415  # loads ciphers, and options alone need none
+
     passwords = [_line(_read_file(path, "--keep-passfile"), "--keep-passfile") for path in options.keep_passfile]
     keys = [
         _decoded(_read_file(path, "--keep-recovery-file"), "the recovery key") for path in options.keep_recovery_file

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from vaultfs.cli.mounts import vault_at
 from vaultfs.cli.output import emit_json, printable, say, table
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import format_size
+from vaultfs.cli.spare_segments import lent_segments
 from vaultfs.errors import VaultLockedError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
@@ -50,6 +52,8 @@ def create(path: Path, /, *, label: str = "", secret: SecretOption | None = None
 def list_(path: Path, /, *, secret: SecretOption | None = None, json: bool = False) -> int:
     """List the snapshots of a vault, oldest first.
 
+    Those of a history that the vault has left by 'vaultfs sync --adopt' are marked as kept.
+
     Args:
         path: A vault, or a folder where one is mounted.
         secret: Unlocks a vault that is not mounted.
@@ -67,7 +71,8 @@ def list_(path: Path, /, *, secret: SecretOption | None = None, json: bool = Fal
         say("There are no snapshots.")
     else:
         headings = ("number", "id", "made", "files", "size", "label")
-        table(headings, [_row(each) for each in found], right=(0, 3, 4))
+        has_kept = any(each["is_kept"] for each in found)
+        table((*headings, "history") if has_kept else headings, [_row(each, has_kept) for each in found], (0, 3, 4))
     return 0
 
 
@@ -93,23 +98,28 @@ def delete(path: Path, snapshot: str, /, *, secret: SecretOption | None = None, 
     return 0
 
 
-def _opened(path: Path, secret: SecretOptions | None, *, read_only: bool) -> Vault:
+@contextmanager
+def _opened(path: Path, secret: SecretOptions | None, *, read_only: bool) -> Iterator[Vault]:
     """The vault, opened for this command; it is not mounted."""
     vault = vault_at(path)
     holder = read_holder(VaultLayout(vault))
     if holder is not None:  # before anybody types a password
         raise VaultLockedError(f"the vault {path} is in use by {holder}; wait until it is done")
     unlocking = obtain(secret or SecretOptions(), Prompt(f"Password for {path}"))
-    return vaultfs.open_vault(vault, unlocking, read_only=read_only, purpose="snapshot")
+    with (
+        lent_segments(vault) as source,
+        vaultfs.open_vault(vault, unlocking, read_only=read_only, purpose="snapshot", source=source) as opened,
+    ):
+        yield opened
 
 
 def _contents(info: Mapping[str, Any]) -> str:
     return f"{info['files']} files, {format_size(info['bytes'])}"
 
 
-def _row(info: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(info: Mapping[str, Any], has_kept: bool) -> tuple[str, ...]:
     made = datetime.fromtimestamp(info["created_ns"] // 10**9, tz=UTC).astimezone()
-    return (
+    row = (
         str(info["seq"]),
         info["id"][:_SHOWN_ID],
         made.strftime("%Y-%m-%d %H:%M:%S"),
@@ -117,6 +127,7 @@ def _row(info: Mapping[str, Any]) -> tuple[str, ...]:
         format_size(info["bytes"]),
         printable(info["label"]),
     )
+    return (*row, "kept" if info["is_kept"] else "") if has_kept else row
 
 
 SUBVERBS: Mapping[str, Callable[..., int]] = {"create": create, "list": list_, "delete": delete}

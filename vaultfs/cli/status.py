@@ -10,7 +10,7 @@ from vaultfs.cli.backup_state import backup_rows, backup_state
 from vaultfs.cli.live import daemon_of, is_alive, request
 from vaultfs.cli.mounts import LiveMount, live_mounts, mount_at, vault_at
 from vaultfs.cli.output import emit_json, fields, name_text, say
-from vaultfs.cli.sizes import format_size
+from vaultfs.cli.sizes import format_duration, format_size
 from vaultfs.errors import ExitCode, VaultError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import read_holder
@@ -83,7 +83,8 @@ def vault_state(path: Path) -> dict[str, Any]:
         state |= {"pid": holder.pid, "purpose": holder.purpose}
     daemon = daemon_of(path)
     said = None if daemon is None else request(daemon, "status")
-    return {**state, "backup": backup_state(VaultLayout(vault), said)}
+    fill = None if said is None else said.get("fill")
+    return {**state, "fill": fill, "backup": backup_state(VaultLayout(vault), said)}
 
 
 def _stored_bytes(file: Path) -> int:
@@ -101,6 +102,8 @@ def _show(state: dict[str, Any]) -> None:
     for name, value in state.items():
         if name == "backup":
             rows += [] if value is None else backup_rows(value)
+        elif name == "fill":
+            rows += [] if value is None else [("fill", _fill_text(value))]
         elif name.endswith("_bytes"):
             rows.append((name.removesuffix("_bytes").replace("_", " "), format_size(value)))
         elif isinstance(value, bool):
@@ -110,3 +113,22 @@ def _show(state: dict[str, Any]) -> None:
         elif value is not None:
             rows.append((name.replace("_", " "), name_text(str(value).encode(errors="surrogateescape"))))
     fields(rows)
+
+
+def _fill_text(fill: dict[str, Any]) -> str:
+    """How far the fill of a clone is."""
+    amount = f"{format_size(fill['done_bytes'])} of {format_size(fill['total_bytes'])}"
+    error = name_text(str(fill["error"] or "").encode(errors="surrogateescape"))
+    match fill["state"]:
+        case "looking":
+            return "looks for what is missing"
+        case "filling":
+            rate = f", {format_size(fill['rate_bytes'])}/s" if fill["rate_bytes"] else ""
+            left = "" if fill["left_s"] is None else f", {format_duration(fill['left_s'])} left"
+            return amount + rate + left
+        case "waiting":
+            return f"{amount}; waits, and tries again: {error}"
+        case "done":
+            return "done; everything is here"
+        case _:
+            return f"{amount}; ended: {error}"

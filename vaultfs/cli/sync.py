@@ -7,27 +7,31 @@ says what belongs together: the daemon of a mounted vault makes it; without one,
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vaultfs.cli.live import request
 from vaultfs.cli.mounts import LiveMount
-from vaultfs.cli.opened import changing, show_warnings
-from vaultfs.cli.output import counted, emit_json, error_line, note, printable, say
-from vaultfs.cli.progress import Progress, progress
+from vaultfs.cli.output import counted, emit_json, error_line, note, printable, say, show_warnings
+from vaultfs.cli.progress import Progress, ProgressStyle, progress
 from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sizes import format_age, format_size
 from vaultfs.cli.targets import Stores, check_connections, chosen_remotes, parse_rate, vault_of
-from vaultfs.errors import ExitCode, UsageError, VaultError
-from vaultfs.remotes.configured import Remote
+from vaultfs.errors import ExitCode, FormatTooNewError, IntegrityError, StorageError, UsageError, VaultError
+from vaultfs.remotes.configured import Remote, load_remotes
 from vaultfs.remotes.counting import CountingStore, Counts
+from vaultfs.remotes.store import Store
 from vaultfs.remotes.urls import redacted
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import ManifestHold, list_manifests
 from vaultfs.sync.public_header import read_header
 from vaultfs.sync.upload import Target, TargetOutcome, sync
+
+_OF_SNAPSHOTS: Final = (IntegrityError, FormatTooNewError, StorageError)
+"""Errors that may be those of single snapshots here, which cannot be sent while others can."""
 
 
 def run(
@@ -37,6 +41,13 @@ def run(
     snapshot: bool = False,
     check: bool = False,
     dry_run: bool = False,
+    adopt: bool = False,
+    take: str | None = None,
+    fork: bool = False,
+    install_timer: bool = False,
+    every: str | None = None,
+    no_enable: bool = False,
+    remove_timer: bool = False,
     bwlimit: str | None = None,
     connections: int = 4,
     quiet: bool = False,
@@ -55,26 +66,77 @@ def run(
         snapshot: If the vault is not mounted, open it with its password, and make a snapshot first.
         check: Ask the remotes what they have, instead of trusting what this machine remembers.
         dry_run: Copy nothing and make no snapshot; tell what would be copied.
+        adopt: Take over what another device has sent to the remote; what is here is kept as snapshots.
+        take: With --adopt, which snapshot of the remote: its number, or the first digits of its id.
+        fork: Where another device has moved a remote forward, send this vault's snapshots beside the other's.
+        install_timer: Copy nothing now; write a systemd service and timer that do it regularly, and enable them.
+        every: With --install-timer: daily, hourly, or a calendar expression as in 'Mon..Fri 03:00'. daily if not given.
+        no_enable: With --install-timer: only write the files.
+        remove_timer: Disable the timer of the vault, and remove its files.
         bwlimit: Bytes per second at most, as in 500K or 10M.
         connections: So many objects at once.
         quiet: Show no progress.
         json: Show progress as JSON lines on standard error, and print the outcome as JSON.
-        secret: Where the password comes from, with --snapshot.
+        secret: Where the password comes from, with --snapshot and --adopt.
     """
     show_warnings()
     check_connections(connections)
     rate = parse_rate(bwlimit)
     if snapshot and dry_run:
         raise UsageError("--snapshot and --dry-run exclude each other: a dry run makes no snapshot")
+    if install_timer or remove_timer or every is not None or no_enable:
+        from vaultfs.cli import sync_timer  # noqa: PLC0415  # few ask for one
+
+        return sync_timer.run(
+            path,
+            remotes,
+            install_timer=install_timer,
+            remove_timer=remove_timer,
+            every=every,
+            no_enable=no_enable,
+            arguments=lambda: sync_timer.schedule_arguments(
+                snapshot=snapshot, secret=secret, bwlimit=bwlimit, connections=None if connections == 4 else connections
+            ),
+            others={
+                "--check": check,
+                "--dry-run": dry_run,
+                "--adopt": adopt,
+                "--take": take is not None,
+                "--fork": fork,
+            },
+            json=json,
+        )
+    if take is not None and not adopt:
+        raise UsageError("--take says which snapshot --adopt takes over; give both")
+    if adopt and (snapshot or check or dry_run or fork):
+        raise UsageError("--adopt goes with none of --snapshot, --check, --dry-run and --fork")
     layout, mount = vault_of(path)
     chosen = chosen_remotes(layout, remotes)
+    style: ProgressStyle = "none" if quiet else "json" if json else "auto"
+    if adopt:
+        from vaultfs.cli.adopt import adopt as take_over  # noqa: PLC0415  # the way without a key shall not need it
+
+        bar = progress(f"adopt {path}", style, resumable=True)
+        with Stores(rate) as stores:
+            return take_over(
+                path,
+                layout,
+                mount,
+                chosen,
+                stores,
+                take=take,
+                secret=secret,
+                connections=connections,
+                bar=bar,
+                json=json,
+            )
     made = None if dry_run else _make_snapshot(path, mount, wants_one=snapshot, secret=secret)
     if made is None:
         _tell_age(path, layout, mount, is_dry=dry_run)
-    bar = progress(f"sync {path}", "none" if quiet or dry_run else "json" if json else "auto", resumable=True)
+    bar = progress(f"sync {path}", "none" if dry_run else style, resumable=True)
     with Stores(rate) as stores:
-        work = _Work(layout, chosen, stores)
-        work.copy(bar, check=check, dry_run=dry_run, connections=connections)
+        work = _Work(layout, chosen, stores, [each for each in load_remotes(layout) if each not in chosen])
+        work.copy(bar, check=check, dry_run=dry_run, fork=fork, connections=connections)
     if json:
         document = {"vault": str(layout.root), "snapshot": made, "dry_run": dry_run, "remotes": work.as_json()}
         emit_json(document)
@@ -91,7 +153,8 @@ def _make_snapshot(
         return request(mount, "sync-prepare")
     if not wants_one:
         return None
-    from vaultfs.vault.shipping import prepare  # noqa: PLC0415  # the way without a key shall not need it
+    from vaultfs.cli.opened import changing  # noqa: PLC0415  # the way without a key shall not need it
+    from vaultfs.vault.shipping import prepare  # noqa: PLC0415
 
     with changing(path, secret, "sync") as (vault, _):
         info, is_new = prepare(vault.filesystem)
@@ -134,9 +197,12 @@ class _Work:
         layout: the vault.
         remotes: to copy to.
         stores: opens them.
+        others: further remotes, which may have what is not on this disk.
     """
 
-    def __init__(self, layout: VaultLayout, remotes: list[Remote], stores: Stores) -> None:
+    def __init__(
+        self, layout: VaultLayout, remotes: list[Remote], stores: Stores, others: Sequence[Remote] = ()
+    ) -> None:
         self._layout = layout
         self._stores = stores
         self._urls = {remote.name: redacted(remote.url) for remote in remotes}
@@ -152,8 +218,14 @@ class _Work:
                 self._outcomes.append(TargetOutcome(remote.name, 0, 0, 0, is_up_to_date=False, error=error))
             else:
                 self._counting[remote.name] = store
+        self._spares: list[Store] = []
+        for remote in others:
+            try:
+                self._spares.append(stores.open(remote.url, remote.options))
+            except VaultError as error:
+                note(f"{remote.name} cannot be asked for what is not on this disk: {printable(str(error))}")
 
-    def copy(self, bar: Progress, *, check: bool, dry_run: bool, connections: int) -> None:
+    def copy(self, bar: Progress, *, check: bool, dry_run: bool, fork: bool, connections: int) -> None:
         """Do it.
 
         Raises:
@@ -168,9 +240,11 @@ class _Work:
                 self._targets,
                 check=check,
                 dry_run=dry_run,
+                fork=fork,
                 connections=connections,
                 progress=lambda state: bar(state.done_bytes, state.total_bytes),
                 is_stopped=is_stopped,
+                spares=self._spares,
             )
         order = list(self._urls)
         self._outcomes.sort(key=lambda each: order.index(each.name))
@@ -220,6 +294,8 @@ class _Work:
         """Of one remote; 3 if it has the newest snapshot and only lacks older ones, which maybe nobody can send."""
         if outcome.error is None:
             return ExitCode.OK if outcome.is_up_to_date else ExitCode.PARTIAL
+        if not isinstance(outcome.error, _OF_SNAPSHOTS):  # the remote cannot be used, whatever it has
+            return outcome.error.exit_code
         newest = list_manifests(self._layout)[-1:]
         for target in self._targets:
             if target.name == outcome.name and any(

@@ -28,6 +28,8 @@ OptionWords = Annotated[list[str] | None, Parameter(name=("--option", "-o"))]
 """``--option KEY=VALUE``, as often as need be."""
 
 _OPTION: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_GRACE_S: Final = 3.0
+"""Enough for what is under way with a server that answers."""
 
 
 def vault_of(path: Path) -> tuple[VaultLayout, LiveMount | None]:
@@ -159,14 +161,16 @@ class Stores:
     def interruptible(self) -> Iterator[Callable[[], bool]]:
         """Ctrl-C and SIGTERM end what runs in threads, and then this; gives what says whether one came.
 
+        What does not end in time is left alone: the process ends.  All that runs in this may be killed at any moment.
+
         Raises:
             KeyboardInterrupt, Terminated: one came.
         """
-        with Interrupts() as interrupts:
+        with Interrupts(_GRACE_S) as interrupts:
 
             def is_stopped() -> bool:
                 if interrupts.is_asked:
-                    self._hurry()
+                    self.hurry()
                 return interrupts.is_asked
 
             try:
@@ -176,7 +180,7 @@ class Stores:
                 raise
             interrupts.check()
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
         """Whoever waits for its turn, or to try something again, waits no more."""
         if self._bucket is not None:
             self._bucket.open()

@@ -1,16 +1,19 @@
-"""``vaultfs verify``: check that a remote has all that it should.  No password is needed."""
+"""``vaultfs verify``: check that a remote has all that it should.  No password is needed, but one shows more."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Annotated, Final
 
 from vaultfs.cli.output import counted, emit_json, printable, say
 from vaultfs.cli.parsing import ValueIfAlone
 from vaultfs.cli.progress import progress
+from vaultfs.cli.remote_place import RemotePlace
+from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sizes import format_size
-from vaultfs.cli.targets import OptionWords, Stores, chosen_remotes, parse_options, parse_rate, vault_of
+from vaultfs.cli.targets import OptionWords, Stores, parse_options, parse_rate
+from vaultfs.cli.unlocked_checks import UnlockedChecks, unlocked_checks
 from vaultfs.errors import ExitCode, UsageError
 from vaultfs.remotes.urls import redacted
 from vaultfs.sync.verify import VerifyReport, verify
@@ -26,77 +29,82 @@ def run(
     /,
     *,
     read_data: Annotated[str | None, ValueIfAlone("100%")] = None,
+    unlock: bool = False,
     option: OptionWords = None,
     bwlimit: str | None = None,
     quiet: bool = False,
     json: bool = False,
+    secret: SecretOption | None = None,
 ) -> int:
     """Check that a remote has all that its snapshots need. No password is needed, and nothing is changed.
 
     Without --read-data this costs a listing and the manifests: it finds what is missing, or has a wrong size. With it,
-    segments are fetched and their hashes checked.
+    segments are fetched and their hashes checked. With --unlock the vault's key is used as well: to check who has
+    signed the manifests, and to open all data that is read.
 
     Args:
         vault: A vault, or a folder where one is mounted; or the URL of a remote, and nothing else.
         remote: The name of a remote of the vault.
         read_data: Read the data too: everything, or a share of the segments drawn at random, as in --read-data=10%.
+        unlock: Use the key too: check the signatures of manifests, and open the chunks of what --read-data reads.
         option: With a URL: a setting of the store, as KEY=VALUE; may be given several times.
         bwlimit: Bytes per second at most, as in 500K or 10M.
         quiet: Show no progress.
         json: Show progress as JSON lines on standard error, and print the outcome as JSON.
+        secret: Where the password comes from, with --unlock.
     """
+    if secret is not None and secret.given() and not unlock:
+        raise UsageError(f"{secret.given()[0]} goes with --unlock; without it no password is needed")
     share = _share(read_data)
     rate = parse_rate(bwlimit)
-    options = parse_options(option)
-    url, name = vault, redacted(vault)
-    if remote is not None:
-        if "://" in vault:
-            raise UsageError("a URL stands alone; a share of the data is written --read-data=10%")
-        if options:
-            raise UsageError("--option goes with a URL; a remote has its own")
-        layout, _ = vault_of(Path(vault))
-        (chosen,) = chosen_remotes(layout, [remote])
-        url, options, name = chosen.url, chosen.options, chosen.name
-    elif ":" not in vault:
-        raise UsageError("name a vault and one of its remotes, or the URL of a remote; see 'vaultfs verify --help'")
+    hint = "a share of the data is written --read-data=10%"
+    place = RemotePlace.of("verify", vault, remote, parse_options(option), hint)
+    name = place.name
     bar = progress(f"verify {name}", "none" if quiet or not share else "json" if json else "auto")
-    with Stores(rate) as stores:
-        store = stores.open(url, options)
+    wrong_header: list[str] = []
+    with Stores(rate) as stores, ExitStack() as stack:
+        store = stores.open(place.url, place.options)
+        unlocked = stack.enter_context(unlocked_checks(store, secret, name, wrong_header)) if unlock else None
         with bar, stores.interruptible() as is_stopped:
             report = verify(
                 store,
                 read_share=share,
+                keyed=unlocked,
                 progress=lambda state: bar(state.done_bytes, state.total_bytes),
                 is_stopped=is_stopped,
             )
+            if unlocked is not None:
+                report.problems += unlocked.rest(is_stopped)
+    report.problems[:0] = wrong_header
     code = ExitCode.INTEGRITY if report.problems else ExitCode.OK
     if json:
-        emit_json(
-            {
-                "url": redacted(url),
-                "problems": report.problems,
-                "objects": report.objects,
-                "snapshots": report.snapshots,
-                "unused_segments": report.unused_segments,
-                "bytes_read": report.bytes_read,
-            }
-        )
+        document = {
+            "url": redacted(place.url),
+            "problems": report.problems,
+            "objects": report.objects,
+            "snapshots": report.snapshots,
+            "unused_segments": report.unused_segments,
+            "bytes_read": report.bytes_read,
+        }
+        emit_json(document if unlocked is None else document | unlocked.as_json())
     else:
-        _show(name, report)
+        _show(name, report, unlocked)
     return code
 
 
-def _show(name: str, report: VerifyReport) -> None:
+def _show(name: str, report: VerifyReport, unlocked: UnlockedChecks | None) -> None:
     for problem in report.problems[:_SHOWN]:
         say(printable(problem))
     if len(report.problems) > _SHOWN:
         say(f"and {len(report.problems) - _SHOWN} more; --json shows all")
     verdict = counted(len(report.problems), "problem") if report.problems else "nothing is wrong"
-    unused = f", {counted(report.unused_segments, 'segment')} that no snapshot needs" if report.unused_segments else ""
-    say(
-        f"{printable(name)}: {counted(report.snapshots, 'snapshot')}, {counted(report.objects, 'object')}{unused}, "
-        f"{format_size(report.bytes_read)} read: {verdict}"
-    )
+    parts = [counted(report.snapshots, "snapshot"), counted(report.objects, "object")]
+    if report.unused_segments:
+        parts.append(f"{counted(report.unused_segments, 'segment')} that no snapshot needs")
+    parts.append(f"{format_size(report.bytes_read)} read")
+    if unlocked is not None:
+        parts += unlocked.summary()
+    say(f"{printable(name)}: {', '.join(parts)}: {verdict}")
 
 
 def _share(text: str | None) -> float:

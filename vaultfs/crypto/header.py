@@ -200,6 +200,20 @@ class VaultHeader:
                 return self._believe(master)
         raise WrongPasswordError(WRONG_PASSWORD)
 
+    def unlock_with(self, keyring: Keyring) -> Keyring:
+        """Open the vault with the keyring of another header of it: an older one, or one with other slots.
+
+        Args:
+            keyring: has the master key of this header's epoch.
+
+        Raises:
+            IntegrityError: it has not; or the header is not as the holder of the key wrote it.
+        """
+        for master in keyring.masters:
+            if (keyring.vault_id, master.epoch) == (self.vault_id, self.epoch):
+                return self._believe(master)
+        raise IntegrityError(f"the key of epoch {self.epoch} is not among those of the vault")
+
     # ------------------------------------------------------------------------------------------ changing slots
 
     def add_slot(self, keyring: Keyring, secret: Secret, *, label: str, kdf: KdfParameters) -> VaultHeader:
@@ -304,6 +318,21 @@ class VaultHeader:
             for label, secret in survivors
         )
         return self._build(renewed, slots), renewed
+
+    def with_older(self, keyring: Keyring) -> tuple[VaultHeader, Keyring]:
+        """The same slots, and older master keys besides those that the header holds.
+
+        Args:
+            keyring: has the header's current key, and older ones of the same vault.
+
+        Raises:
+            IntegrityError: it has not; or the header is not as the holder of the key wrote it.
+        """
+        own = self.unlock_with(keyring)
+        known = set(own.epochs)
+        older = (each for each in keyring.masters if each.epoch not in known and each.epoch < own.epoch)
+        larger = Keyring(self.vault_id, (*own.masters, *older))
+        return self._build(larger, self.key_slots), larger
 
     def retire_epochs(self, keyring: Keyring, keep: Iterable[int]) -> tuple[VaultHeader, Keyring]:
         """Forget older master keys that nothing is encrypted with any more.

@@ -15,12 +15,14 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import trio
 from platformdirs import user_state_dir
 
 from vaultfs.errors import ExitCode, UsageError, VaultError
+
+if TYPE_CHECKING:
+    import trio
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +119,8 @@ async def listening(mountpoint: Path, handler: Handler) -> AsyncIterator[None]:
     Raises:
         VaultError: the socket cannot be made.
     """
+    import trio  # noqa: PLC0415  # who only asks does not need it, and it takes long to load
+
     directory = _directory()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / _name(mountpoint)
@@ -137,12 +141,16 @@ async def listening(mountpoint: Path, handler: Handler) -> AsyncIterator[None]:
 
 
 async def _accept(listener: trio.socket.SocketType, handler: Handler, nursery: trio.Nursery) -> None:
+    import trio  # noqa: PLC0415  # see above
+
     while True:
         connection, _ = await listener.accept()
         nursery.start_soon(_serve_one, trio.SocketStream(connection), handler)
 
 
 async def _serve_one(stream: trio.SocketStream, handler: Handler) -> None:
+    import trio  # noqa: PLC0415  # see above
+
     async with stream:
         try:
             line = b""

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,18 +21,19 @@ from vaultfs.fuse.allocator import keep_freed_memory
 from vaultfs.fuse.compacting import BackgroundCompaction
 from vaultfs.fuse.daemon import daemonise
 from vaultfs.fuse.durability import Durability
+from vaultfs.fuse.filling import BackgroundFill
 from vaultfs.fuse.handshake import Negotiated
 from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.scrubbing import scrub_some
 from vaultfs.fuse.session import MountRequest, Tricks, serve
-from vaultfs.storage.segment_source import SegmentSource
+from vaultfs.storage.segment_source import SegmentFiller, SegmentSource
 from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
 from vaultfs.vault.shipping import has_holes, is_changed, preparing
 from vaultfs.vault.snapshot_image import open_snapshot
-from vaultfs.vault.snapshots import creating, deleting, list_snapshots
+from vaultfs.vault.snapshots import all_snapshots, creating, deleting
 from vaultfs.vault.transfer_staging import sweep_unfinished
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class _Mount:
     foreground: bool
     log_path: Path
     source_of_segments: SegmentSource | None
+    filler: SegmentFiller | None
 
 
 def mount_vault(
@@ -81,6 +84,7 @@ def mount_vault(
     foreground: bool = False,
     log_path: Path,
     source_of_segments: SegmentSource | None = None,
+    filler: SegmentFiller | None = None,
 ) -> None:
     """Mount a vault; returns when programs can use the folder, or with ``foreground`` when it was unmounted.
 
@@ -97,7 +101,8 @@ def mount_vault(
         options: words of ``-o`` for the kernel.
         foreground: serve in this process, and log to standard error.
         log_path: where a daemon logs; its directory exists.
-        source_of_segments: has segments that are missing or damaged here.
+        source_of_segments: has segments that are missing or damaged here; closed at the end.
+        filler: brings those that are missing while the vault is mounted; closed at the end.
 
     Raises:
         VaultError: with the exit code that says what went wrong.
@@ -116,6 +121,7 @@ def mount_vault(
         foreground=foreground,
         log_path=log_path,
         source_of_segments=source_of_segments,
+        filler=filler,
     )
     if foreground:
         _run(mount, lambda: None)
@@ -132,25 +138,29 @@ def _run(mount: _Mount, report_ready: Callable[[], None]) -> None:
     )
     keep_freed_memory()
     tricks = Tricks(dont_mask=True).overridden()
-    fs = _open(mount)
-    try:
-        if not fs.is_read_only:
-            sweep_unfinished(fs)
-        failure: VaultError | None = None
+    with ExitStack() as stack:
+        for lent in (mount.filler, mount.source_of_segments):
+            if lent is not None:
+                stack.callback(lent.close)
+        fs = _open(mount)
         try:
-            trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
-        except* VaultError as group:
-            failure = _first(group)
-        if failure is not None:  # raised in the clause above it would be wrapped again
-            raise failure
-    finally:
-        fs.close()
-        log.info("unmounted %s", mount.mountpoint)
+            if not fs.is_read_only:
+                sweep_unfinished(fs)
+            failure: VaultError | None = None
+            try:
+                trio.run(_MountedVault(mount, fs, tricks, report_ready).serve)
+            except* VaultError as group:
+                failure = _first(group)
+            if failure is not None:  # raised in the clause above it would be wrapped again
+                raise failure
+        finally:
+            fs.close()
+            log.info("unmounted %s", mount.mountpoint)
 
 
 def _open(mount: _Mount) -> FileSystem:
     if mount.snapshot is not None:
-        return open_snapshot(mount.vault_path, mount.secret, mount.snapshot)
+        return open_snapshot(mount.vault_path, mount.secret, mount.snapshot, source=mount.source_of_segments)
     return open_filesystem(
         mount.vault_path,
         mount.secret,
@@ -185,6 +195,7 @@ class _MountedVault:
         self._report_ready = report_ready
         self._stop = trio.Event()
         self._snapshot_lock = trio.Lock()
+        self._fill: BackgroundFill | None = None
 
     async def serve(self) -> None:
         """Mount, serve until unmounted, and return; the vault is then still open."""
@@ -199,6 +210,7 @@ class _MountedVault:
             allow_other=mount.allow_other,
             options=mount.options,
             tricks=self._tricks,
+            reads_elsewhere=mount.source_of_segments is not None,
         )
         async with trio.open_nursery() as nursery:
             if not mount.read_only:
@@ -210,6 +222,9 @@ class _MountedVault:
                 )
                 nursery.start_soon(self._durability.sweep_when_idle, self._operations)
                 nursery.start_soon(BackgroundCompaction(self._fs, self._durability, self._operations).run)
+            if mount.filler is not None:
+                self._fill = BackgroundFill(self._fs, mount.filler)
+                nursery.start_soon(self._fill.run)
             if mount.idle_s is not None:
                 nursery.start_soon(self._stop_when_idle, mount.idle_s)
             async with control.listening(mount.mountpoint, self._answer):
@@ -258,6 +273,7 @@ class _MountedVault:
                 "commit_interval_s": self._mount.commit_interval_s,
                 "snapshot": self._mount.snapshot,
                 "changed_since_snapshot": is_changed(self._fs),
+                "fill": None if self._fill is None else self._fill.state(),
             }
         if verb == "commit":
             if not self._mount.read_only:
@@ -284,7 +300,7 @@ class _MountedVault:
                     await self._collect_pages()
                 return asdict(await self._durability.run(creating(self._fs, str(arguments.get("label", "")))))
             if verb == "snapshot-list":
-                return {"snapshots": [asdict(info) for info in list_snapshots(self._fs)]}
+                return {"snapshots": [asdict(info) for info in all_snapshots(self._fs)]}
             if verb == "snapshot-delete":
                 return asdict(await self._durability.run(deleting(self._fs, str(arguments.get("snapshot", "")))))
         raise UsageError(f"the daemon knows no verb {verb!r}")

@@ -37,11 +37,12 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from vaultfs.errors import VaultError
+from vaultfs.errors import RemoteError, VaultError
 from vaultfs.fuse.answering import changing, reading
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from vaultfs.fuse.read_around import ReadAround
+from vaultfs.fuse.session import MOST_WORKERS_ELSEWHERE
 from vaultfs.ids import InodeId
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault import acl
@@ -86,6 +87,7 @@ class VaultOperations(pyfuse3.Operations):
         self._absent.st_ino = InodeT(0)
         self._absent.entry_timeout = CACHE_S
         self._set_id_since: dict[InodeId, int] = {}
+        self._waiting_elsewhere = trio.CapacityLimiter(MOST_WORKERS_ELSEWHERE)
 
     @property
     def is_stopped(self) -> bool:
@@ -225,6 +227,7 @@ class VaultOperations(pyfuse3.Operations):
         if not fields.update_size:
             return await self._setattr(inode, attr, fields, ctx)
         await self._before_writing(InodeId(inode))
+        await self._before_cutting(InodeId(inode), attr.st_size)
         return await self._setattr(inode, attr, fields, ctx)
 
     async def _before_writing(self, inode: InodeId) -> None:
@@ -232,6 +235,23 @@ class VaultOperations(pyfuse3.Operations):
         while self.durability.gate is not None or not self.read_around.is_settled(inode):
             await self.durability.pass_gate()
             await self.read_around.settled(inode)
+
+    async def _before_cutting(self, number: InodeId, size: int) -> None:
+        """Have the chunk in memory within which a file is cut, if it lies elsewhere: that takes long to read."""
+        inode = self.fs.inodes.find(number)
+        if inode is None or not inode.chunks or size >= inode.size or not size % self.fs.chunk_size or self.is_stopped:
+            return
+        try:
+            for rewrite in self.fs.files.plan_write(inode, size, 1):
+                if rewrite.plan.is_here:
+                    continue
+                await self._fill(rewrite.plan)
+                await self._before_writing(number)
+                self.fs.files.adopt(inode, rewrite, has_waited=True)
+        except VaultError as error:
+            raise self._failed_read(inode, error) from None
+        except _Database as error:
+            raise FUSEError(self.fs.committer.fail(error).errno) from None
 
     @changing
     def _setattr(
@@ -331,28 +351,27 @@ class VaultOperations(pyfuse3.Operations):
         try:
             inode = self.handles.file(fh).inode
             plan = fs.files.plan_read(inode, off, size)
-            if not plan.fill_nowait():
-                fs.segments.lease()
-                try:
-                    await trio.to_thread.run_sync(plan.fill)
-                finally:
-                    fs.segments.end_lease()
+            if not await self._fill(plan):
                 # What was written meanwhile must not be hidden, in the kernel's page cache, by what was there before.
                 extent = fs.chunk_rows.extent
                 plan.opened = [each for each in plan.opened if extent(inode.id, each[0].idx) == each[0].chunk]
             if plan.opened:
                 plan.keep_opened()
                 self._offer_around(inode, off, size, plan)
-        except ChunkDamageError as damage:
-            fs.report_damage(damage)
-            raise FUSEError(errno.EIO) from None
         except VaultError as error:
-            log.error("read of inode %d: %s", self.handles.file(fh).inode.id, error)  # noqa: TRY400
-            raise FUSEError(error.errno) from None
+            raise self._failed_read(self.handles.file(fh).inode, error) from None
         except _Database as error:
             raise FUSEError(fs.committer.fail(error).errno) from None
         # Any buffer will do, and this one need not be copied.
         return plan.result  # type: ignore[return-value]
+
+    def _failed_read(self, inode: Inode, error: VaultError) -> FUSEError:
+        """What a program gets when stored bytes cannot be had, whether they are damaged or only cannot be reached."""
+        if isinstance(error, ChunkDamageError):
+            self.fs.report_damage(error)
+            return FUSEError(errno.EIO)
+        log.error("read of inode %d: %s", inode.id, error)
+        return FUSEError(errno.EIO if isinstance(error, RemoteError) else error.errno)
 
     def _offer_around(self, inode: Inode, offset: int, size: int, plan: ReadPlan) -> None:
         if not self.read_around.is_on or inode.dirty or inode.pending or self.handles.has_writers(inode.id):
@@ -381,8 +400,11 @@ class VaultOperations(pyfuse3.Operations):
                 # All are read before anything else is waited for: at the gate nobody holds a lease, and what a plan
                 # was going to read may be given back.
                 has_waited = False
-                for rewrite in rewrites:
-                    has_waited |= not await self._fill(rewrite.plan)
+                try:
+                    for rewrite in rewrites:
+                        has_waited |= not await self._fill(rewrite.plan)
+                except VaultError as error:
+                    raise self._failed_read(inode, error) from None
                 if has_waited:
                     await durability.pass_gate()
                 for rewrite in rewrites:
@@ -404,13 +426,14 @@ class VaultOperations(pyfuse3.Operations):
         return len(buf)
 
     async def _fill(self, plan: ReadPlan) -> bool:
-        """Read what a write needs; return whether that took no waiting."""
+        """Read what a plan lacks; return whether that took no waiting."""
         if plan.fill_nowait():
             return True
         segments = self.fs.segments
         segments.lease()
         try:
-            await trio.to_thread.run_sync(plan.fill)
+            # Who waits for a remote must not take the threads that commits and local reads need.
+            await trio.to_thread.run_sync(plan.fill, limiter=None if plan.is_here else self._waiting_elsewhere)
         finally:
             segments.end_lease()
         return False

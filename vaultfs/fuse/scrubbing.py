@@ -20,6 +20,8 @@ REQUEST_BYTES: Final = 64 << 20
 """Read per request: a tenth of a second on a fast disk."""
 MOST_RANGES: Final = 1000
 """Damaged ranges in one answer; the request ends early then."""
+MOST_ELSEWHERE: Final = 256
+"""Likewise segments; to pass over one takes the loop as long as a request."""
 
 
 async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,8 @@ async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any
 
     Returns:
         ``segment`` and ``chunk``: where to go on; ``done``; ``chunks`` and ``bytes`` read; ``total_bytes``; ``damaged``
-        and ``others``, see :class:`vaultfs.vault.scrub.ScrubReport`; ``lost_chunks`` in the first answer.
+        and ``others``, see :class:`vaultfs.vault.scrub.ScrubReport`; ``lost_chunks`` in the first answer;
+        ``elsewhere``: names and bytes of segments that are not on this disk, which only the client can judge.
 
     Raises:
         UsageError: the arguments are no numbers.
@@ -50,12 +53,17 @@ async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any
         lost = known_lost(CheckChunkRows(fs.database))
         lost_chunks = len(lost)
         ranges, others = ranges_in(fs, lost)
+    elsewhere: list[tuple[str, int]] = []
     is_done = False
-    while read < REQUEST_BYTES and len(ranges) < MOST_RANGES:
+    while read < REQUEST_BYTES and len(ranges) < MOST_RANGES and len(elsewhere) < MOST_ELSEWHERE:
         step = plan(fs, position)
         if step is None:
             is_done = True
             break
+        position = step.position
+        if step.elsewhere is not None:
+            elsewhere.append((step.elsewhere.name, step.elsewhere.size))
+            continue
         fs.segments.lease()
         try:
             await trio.to_thread.run_sync(step.read)
@@ -65,7 +73,6 @@ async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any
         ranges += found
         others += rest
         damaged_chunks += len({each.chunk for each in found}) + len(rest)
-        position = step.position
         chunks += len(step.chunks)
         read += step.stored_bytes
     return {
@@ -79,4 +86,5 @@ async def scrub_some(fs: FileSystem, arguments: dict[str, Any]) -> dict[str, Any
         "lost_chunks": lost_chunks,
         "damaged": [each._asdict() for each in ranges],
         "others": others,
+        "elsewhere": elsewhere,
     }

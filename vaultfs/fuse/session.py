@@ -34,6 +34,8 @@ READ_AHEAD_KIB: Final = 1024
 GRACE_S: Final = 5.0
 _RETRY_S: Final = 0.1
 MOST_WORKERS: Final = 16
+MOST_WORKERS_ELSEWHERE: Final = 64
+"""If some wait for a remote that does not answer, for seconds, others are still served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class MountRequest:
         allow_other: let other users in.
         options: words of ``-o``, split at commas.
         tricks: switches; see `Tricks`.
+        reads_elsewhere: requests may have to wait for a remote.
     """
 
     source: str
@@ -112,6 +115,7 @@ class MountRequest:
     allow_other: bool = False
     options: tuple[str, ...] = ()
     tricks: Tricks = field(default_factory=Tricks)
+    reads_elsewhere: bool = False
 
 
 def _ignore(_: Negotiated) -> None:
@@ -216,7 +220,8 @@ class _Session:
                     helpers.start_soon(self._wakefulness.withdraw_when_quiet)
                 with trio.CancelScope(shield=True):  # the workers are needed until the kernel has unmounted
                     try:
-                        await pyfuse3.main(max_tasks=MOST_WORKERS)
+                        most = MOST_WORKERS_ELSEWHERE if self._mount.reads_elsewhere else MOST_WORKERS
+                        await pyfuse3.main(max_tasks=most)
                     finally:
                         self._is_over.set()
                 helpers.cancel_scope.cancel()

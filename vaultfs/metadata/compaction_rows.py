@@ -72,6 +72,51 @@ class CompactionRows:
             for row in self._execute("SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND holes>0")
         ]
 
+    def worn_segments(self, label: str, percent: int, least_gain: int) -> list[SegmentId]:
+        """Sealed segments of which files need less than a share, and all snapshots that need them have a label.
+
+        Costs a look at each chunk that only snapshots need.
+
+        Args:
+            label: of snapshots that will be gone soon.
+            percent: the share of the segment's size.
+            least_gain: bytes that files do not need, at least.
+        """
+        return [
+            cast("SegmentId", row[0])
+            for row in self._execute(
+                "SELECT s.id FROM segment s LEFT JOIN (SELECT segment, sum(stored) AS bytes FROM chunk "
+                "WHERE died IS NOT NULL GROUP BY segment) gone ON gone.segment=s.id "
+                "WHERE s.name IS NOT NULL AND s.live>coalesce(gone.bytes,0) "
+                "AND (s.live-coalesce(gone.bytes,0))*100<s.size*:percent "
+                "AND s.size-s.live+coalesce(gone.bytes,0)>:gain "
+                "AND NOT EXISTS (SELECT 1 FROM snapshot n JOIN chunk c ON n.seq>=c.born "
+                "AND (c.died IS NULL OR n.seq<c.died) WHERE n.label<>:label AND c.segment=s.id)",
+                {"label": label, "percent": percent, "gain": least_gain},
+            )
+        ]
+
+    def chunks_of_files(self, segment: SegmentId) -> list[ChunkId]:
+        """The chunks of a segment that files need now; those of snapshots' images are not among them."""
+        return [
+            cast("ChunkId", row[0])
+            for row in self._execute(
+                "SELECT id FROM chunk WHERE segment=? AND died IS NULL "
+                "AND id NOT IN (SELECT chunk FROM snapshot_piece)",
+                (segment,),
+            )
+        ]
+
+    def extents_after(self, after: tuple[int, int], limit: int) -> list[tuple[InodeId, int, ChunkId]]:
+        """At most ``limit`` extents (inode, index, chunk) after (inode, index), in order."""
+        return cast(
+            "list[tuple[InodeId, int, ChunkId]]",
+            self._execute(
+                "SELECT inode, idx, chunk FROM extent WHERE (inode, idx) > (?, ?) ORDER BY inode, idx LIMIT ?",
+                (*after, limit),
+            ).fetchall(),
+        )
+
     def extents_beside_holes(self, after: tuple[int, int], limit: int) -> list[tuple[InodeId, int, ChunkId]]:
         """Extents (inode, index, chunk) after (inode, index) whose chunks lie in sealed segments with holes.
 

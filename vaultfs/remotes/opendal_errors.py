@@ -20,14 +20,16 @@ from vaultfs.errors import (
 _HEAD: Final = re.compile(r"([A-Za-z]{1,40}) \((temporary|permanent|persistent)\)")
 _STATUS: Final = re.compile(r"\bstatus: ([1-5][0-9]{2})\b")
 _FULL: Final = re.compile(
-    r"insufficient.?(?:space|storage)|storage.?quota.?exceeded|quota.?limit.?reached|storage_cap_exceeded"
-    r"|os error (?:28|122)",
+    r"insufficient.?(?:space|storage)|storage.?quota.{0,20}exceeded|exceeded.{0,20}storage.?quota|quota.?limit.?reached"
+    r"|storage_cap_exceeded|os error (?:28|122)",
     re.IGNORECASE,
 )
 _BUSY: Final = re.compile(r"rate.?limit.?exceeded|too.?many.?(?:requests|write)|backend.?error", re.IGNORECASE)
 _NO_CREDENTIALS: Final = re.compile(
     r"(?:no|missing|load).{0,40}credential|credential.{0,40}(?:not|missing)", re.IGNORECASE
 )
+_NO_FOLDER: Final = re.compile(r"os error 20\b|\bpath/not_folder")
+"""A file stands where the key has a folder."""
 _LARGEST_TEXT: Final = 1 << 16
 
 
@@ -56,7 +58,7 @@ def translated(error: Exception, what: str, store: str) -> RemoteError | NoSpace
     shown = f"{what} failed: {kind}" + (f" ({status})" if status else "")
     if status == 507 or _FULL.search(text):
         return NoSpaceError(f"{shown}: {store} is full; make room there, or raise the quota")
-    if kind == "NotFound" or "os error 20" in text:
+    if kind == "NotFound" or _NO_FOLDER.search(text):
         return ObjectMissingError(f"{what} failed: there is no such object")
     if kind in {"AlreadyExists", "ConditionNotMatch"}:
         return ObjectExistsError(f"{what} refused: it is there already")

@@ -1,12 +1,14 @@
 """Which of OpenDAL's services are used, with which options, and where their credentials come from.
 
 An option that ends with ``_command`` holds a command that prints a secret.  There is no option for a secret itself.
+Access tokens of drives come from such a command, or from a login (`vaultfs.remotes.oauth_logins`).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -15,10 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from vaultfs.errors import RemoteRefusedError, UsageError
 from vaultfs.remotes.locations import Location, require_endpoint, require_options, require_prefix_path
+from vaultfs.remotes.oauth_logins import AccessToken, Logins
 from vaultfs.remotes.opendal_store import OpenDalStore
 from vaultfs.remotes.secret_commands import run_secret_command
 from vaultfs.remotes.store import Store
+from vaultfs.remotes.tokens import DEFAULT_ACCOUNT, require_account
 
+_ACCOUNT: Final = "account"
 _VALUE: Final = re.compile(r"[!-~]{1,256}")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -34,7 +39,9 @@ class _Service:
         secret: options that hold commands, and OpenDAL's names for what they print.
         variables: environment variables, and OpenDAL's names for what they hold, for what no option gives.
         required: OpenDAL's names of what must be given.
-        is_staged: see `OpenDalStore`.
+        is_staged, is_walked: see `OpenDalStore`.
+        has_login: access tokens may come from a login; the option ``account`` says of which account.
+        needs_folder: the URL must name one: what OpenDAL asks of the topmost folder is not answered.
     """
 
     scheme: str
@@ -44,6 +51,9 @@ class _Service:
     variables: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     is_staged: bool = False
+    is_walked: bool = False
+    has_login: bool = False
+    needs_folder: bool = False
 
 
 _TOKEN: Final = {"access_token_command": "access_token"}
@@ -73,9 +83,9 @@ _SERVICES: Final = {
         variables={"B2_APPLICATION_KEY_ID": "application_key_id", "B2_APPLICATION_KEY": "application_key"},
         required=("bucket_id", "application_key_id", "application_key"),
     ),
-    "gdrive": _Service("gdrive", secret=_TOKEN, required=("access_token",)),
-    "dropbox": _Service("dropbox", secret=_TOKEN, required=("access_token",)),
-    "onedrive": _Service("onedrive", secret=_TOKEN, required=("access_token",)),
+    "gdrive": _Service("gdrive", secret=_TOKEN, has_login=True, needs_folder=True),
+    "dropbox": _Service("dropbox", secret=_TOKEN, has_login=True, is_walked=True),
+    "onedrive": _Service("onedrive", secret=_TOKEN, has_login=True, needs_folder=True),
 }
 
 
@@ -95,8 +105,13 @@ def make_store(location: Location, options: Mapping[str, str]) -> Store:
         raise UsageError(
             f"{location.url}: this version of vaultfs has no kind of remote {location.scheme!r}; there are {kinds}",
         )
-    require_options(location, options, frozenset({*service.plain, *service.secret}))
+    known = {*service.plain, *service.secret} | ({_ACCOUNT} if service.has_login else set())
+    require_options(location, options, frozenset(known))
     settings = _fixed_settings(service, location, options)
+    if service.has_login and not any(option in options for option in service.secret):
+        return _logged_in_store(service, location, settings, require_account(options.get(_ACCOUNT, DEFAULT_ACCOUNT)))
+    if service.has_login and _ACCOUNT in options:
+        raise UsageError(f"{location.url}: the option {_ACCOUNT} means a login; it and a command exclude each other")
 
     def configure() -> dict[str, str]:
         secrets = {
@@ -114,7 +129,38 @@ def make_store(location: Location, options: Mapping[str, str]) -> Store:
         return complete
 
     is_renewable = any(option in options for option in service.secret)
-    return OpenDalStore(location.url, configure, is_renewable=is_renewable, is_staged=service.is_staged)
+    return OpenDalStore(
+        location.url,
+        configure,
+        is_renewable=is_renewable,
+        is_staged=service.is_staged,
+        is_walked=service.is_walked,
+    )
+
+
+def _logged_in_store(service: _Service, location: Location, settings: Mapping[str, str], account: str) -> Store:
+    """A drive with the access tokens of a login.  OpenDAL cannot renew them, so it is made anew for each."""
+    logins = Logins()
+    current: AccessToken | None = None
+
+    def is_ending() -> bool:
+        return current is not None and time.time() >= current.renew_at_s
+
+    def has_better() -> bool:
+        nonlocal current
+        refused = current
+        current = logins.access_token(service.scheme, account, refused=None if refused is None else refused.text)
+        return current != refused
+
+    def configure() -> dict[str, str]:
+        nonlocal current
+        if current is None or is_ending():
+            current = logins.access_token(service.scheme, account)
+        return {**settings, "access_token": current.text}
+
+    return OpenDalStore(
+        location.url, configure, has_better=has_better, is_ending=is_ending, is_walked=service.is_walked
+    )
 
 
 def memory_store() -> Store:
@@ -145,6 +191,8 @@ def _fixed_settings(service: _Service, location: Location, options: Mapping[str,
         if not location.authority:
             raise UsageError(f"{location.url} names no server; write {location.scheme}://host/path")
         settings["endpoint"] = f"{location.scheme.removeprefix('webdav+')}://{location.authority}"
+    elif service.needs_folder and not settings["root"].strip("/"):
+        raise UsageError(f"{location.url} names no folder; write {location.scheme}:folder")
     elif not service.bucket and location.authority:
         raise UsageError(f"{location.url} must not name a server; write {location.scheme}:folder")
     if "endpoint" in settings:

@@ -5,7 +5,8 @@
 - Its retries are not used (`vaultfs.remotes.retrying` does that); its time limits are.
 - ``if_absent`` is honoured where the service itself can, and ignored elsewhere, so that `vaultfs.remotes.probing` finds
   out; looking first would pretend what a race disproves.
-- An object is held in memory while it is sent, as most of these services want it in one request.
+- An object is held in memory while it is sent: these services want it in one request, and with OpenDAL that cannot be
+  made of pieces.  So only as many go at once as fit into `_ROOM_BYTES`, from however many threads.
 - When credentials are refused that were good before, new ones are asked for once: access tokens live an hour.
 """
 
@@ -22,8 +23,9 @@ from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 from vaultfs.errors import ObjectMissingError, RemoteRefusedError, RemoteUnreachableError
-from vaultfs.remotes.bodies import PIECE_BYTES, exact, read_all, require_range, wanted_bytes
+from vaultfs.remotes.bodies import PIECE_BYTES, exact, opened, require_range, source_pieces, wanted_bytes
 from vaultfs.remotes.keys import is_listed, require_key, require_prefix
+from vaultfs.remotes.memory_room import MemoryRoom
 from vaultfs.remotes.opendal_errors import caught_errors, translated
 from vaultfs.remotes.store import ObjectInfo, Source
 
@@ -32,8 +34,12 @@ _T = TypeVar("_T")
 _TIMEOUT_S: Final = 60.0
 _SLOWEST_BYTES_PER_S: Final = 16 << 10
 _LOT: Final = 256
+_ROOM_BYTES: Final = 128 << 20
+"""Two segments of the usual size; a sync shall need less than 250 MiB in all."""
 _FRESH_S: Final = 30.0
 """Credentials younger than this that are refused will not get better by asking again."""
+
+_room: Final = MemoryRoom(_ROOM_BYTES)
 
 
 class OpenDalStore:
@@ -43,9 +49,13 @@ class OpenDalStore:
         name: for messages.
         configure: makes OpenDAL's settings, ``scheme`` among them; is called before the first request, and again for
             new credentials; raises errors of vaultfs.
-        is_renewable: whether it is worth calling again.
+        is_renewable: whether it is worth calling again when credentials are refused that are not quite new.
+        has_better: the same, found out: is called when credentials are refused; whether ``configure`` gives others now.
         is_staged: whether objects are sent under another name and then renamed, as a service needs it that shows them
             half sent.
+        is_walked: whether a listing asks for one folder after the other, as a service needs it of which OpenDAL tells
+            names without their folders.
+        is_ending: whether the credentials are near their end: new ones are asked for before the next request.
         clock: seconds, never going back.
     """
 
@@ -55,13 +65,19 @@ class OpenDalStore:
         configure: Callable[[], Mapping[str, str]],
         *,
         is_renewable: bool = False,
+        has_better: Callable[[], bool] | None = None,
         is_staged: bool = False,
+        is_walked: bool = False,
+        is_ending: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._configure = configure
         self._is_renewable = is_renewable
+        self._has_better = has_better or self._is_worth_asking
         self._is_staged = is_staged
+        self._is_walked = is_walked
+        self._is_ending = is_ending
         self._clock = clock
         self._lock = threading.Lock()
         self._operator: Any = None
@@ -70,21 +86,18 @@ class OpenDalStore:
     def put(self, key: str, source: Source, *, if_absent: bool = False) -> None:
         """Store an object, as `Store.put`; ``if_absent`` as far as the service can."""
         require_key(key)
-        data = read_all(key, source)
-        what = f"storing {key} on {self.name}"
 
         def write(operator: Any) -> None:
-            slow = _with_timeout(operator, _TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S)
+            slow = _with_timeout(operator, _TIMEOUT_S + source.size_bytes / _SLOWEST_BYTES_PER_S)
             if self._is_staged:
                 staged = posixpath.join(posixpath.dirname(key), f".vaultfs-{secrets.token_hex(16)}.tmp")
-                slow.write(staged, data)
+                _write(slow, staged, key, source)
                 operator.rename(staged, key)
-            elif if_absent and operator.capability().write_with_if_not_exists:
-                slow.write(key, data, if_not_exists=True)
             else:
-                slow.write(key, data)
+                _write(slow, key, key, source, only_new=if_absent and operator.capability().write_with_if_not_exists)
 
-        self._call(what, write)
+        with _room.taken(source.size_bytes):
+            self._call(f"storing {key} on {self.name}", write)
 
     def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read an object, as `Store.get`; its length is asked for first."""
@@ -113,17 +126,28 @@ class OpenDalStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose keys begin so, as `Store.list`.  Some services list lengths as 0: those are looked up."""
         require_prefix(prefix)
-        what = f"listing {prefix or 'all'} on {self.name}"
+        folders = [prefix]
+        while folders:
+            folder = folders.pop()
+            for name, entry in self._entries(folder):
+                key = folder + name if self._is_walked else name
+                if self._is_walked and key.endswith("/"):
+                    folders.append(key)
+                elif not key.endswith("/") and is_listed(key, prefix):
+                    size_bytes = int(entry.metadata.content_length or 0) or self.size_bytes(key)
+                    if size_bytes is not None:
+                        yield ObjectInfo(key, size_bytes)
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, Any]]:
+        """What OpenDAL lists of a folder, with all that is below it if it can; nothing if there is no such folder."""
+        what = f"listing {folder or 'all'} on {self.name}"
+        begin = partial(_Listing.begin, prefix=folder, is_recursive=not self._is_walked)
         try:
-            with closing(self._call(what, partial(_Listing.begin, prefix=prefix))) as listing:
+            with closing(self._call(what, begin)) as listing:
                 while entries := self._go_on(what, listing.take):
                     for entry in entries:
-                        key = str(entry.path)
-                        if not key.endswith("/") and is_listed(key, prefix):
-                            size_bytes = int(entry.metadata.content_length or 0) or self.size_bytes(key)
-                            if size_bytes is not None:
-                                yield ObjectInfo(key, size_bytes)
-        except ObjectMissingError:  # a folder that is not there
+                        yield str(entry.path), entry
+        except ObjectMissingError:
             return
 
     def delete(self, key: str) -> None:
@@ -195,7 +219,7 @@ class OpenDalStore:
 
     def _get_operator(self, what: str) -> Any:
         with self._lock:
-            if self._operator is None:
+            if self._operator is None or self._is_ending():
                 settings = dict(self._configure())
                 self._operator = self._translating(what, lambda: _make_operator(settings))
                 self._made_at_s = self._clock()
@@ -205,10 +229,13 @@ class OpenDalStore:
         """Whether there may be better credentials now than those of the operator that was refused."""
         with self._lock:
             if self._operator is refused:
-                if not self._is_renewable or self._clock() - self._made_at_s < _FRESH_S:
+                if not self._has_better():
                     return False
                 self._operator = None
             return True
+
+    def _is_worth_asking(self) -> bool:
+        return self._is_renewable and self._clock() - self._made_at_s >= _FRESH_S
 
 
 class _Listing:
@@ -223,11 +250,11 @@ class _Listing:
         self._entries: Any = None
 
     @classmethod
-    def begin(cls, operator: Any, *, prefix: str) -> Self:
+    def begin(cls, operator: Any, *, prefix: str, is_recursive: bool) -> Self:
         """Ask for the first entries."""
         listing = cls()
         try:
-            listing._loop.run_until_complete(listing._begin(operator.to_async_operator(), prefix or "/"))
+            listing._loop.run_until_complete(listing._begin(operator.to_async_operator(), prefix or "/", is_recursive))
         except BaseException:
             listing.close()
             raise
@@ -241,8 +268,8 @@ class _Listing:
         """Stop."""
         self._loop.close()
 
-    async def _begin(self, operator: Any, path: str) -> None:
-        self._entries = await operator.list(path, recursive=True)
+    async def _begin(self, operator: Any, path: str, is_recursive: bool) -> None:
+        self._entries = await operator.list(path, recursive=is_recursive)
 
     async def _take(self) -> list[Any]:
         taken: list[Any] = []
@@ -251,6 +278,21 @@ class _Listing:
             if len(taken) == _LOT:
                 break
         return taken
+
+
+def _write(operator: Any, path: str, key: str, source: Source, *, only_new: bool = False) -> None:
+    """Store what a source holds, in one request, which is made when all of it was read and found right."""
+    options = {"if_not_exists": True} if only_new else {}
+    with opened(key, source) as reader:
+        if source.size_bytes <= PIECE_BYTES:
+            operator.write(path, reader.readall(), **options)
+            return
+        # Larger chunks than there is, so that nothing goes before the end: a file that is not closed stores nothing.
+        # Compared with `write` of all bytes, this spares one of two copies.
+        file = operator.open(path, "wb", chunk=source.size_bytes + 1, **options)
+        for piece in source_pieces(reader):
+            file.write(piece)
+        file.close()
 
 
 def _piece(rest: int | None) -> int:

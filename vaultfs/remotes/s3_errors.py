@@ -33,7 +33,6 @@ _BUSY: Final = frozenset(
     {
         "BandwidthLimitExceeded",
         "InternalError",
-        "OperationAborted",
         "RequestThrottled",
         "RequestTimeout",
         "RequestTimeoutException",
@@ -44,6 +43,8 @@ _BUSY: Final = frozenset(
         "TooManyRequests",
     }
 )
+_CONFLICT: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+"""Of two requests at once, one is answered so, and has to be repeated: what comes of the other nobody knows yet."""
 _ADVICE: Final = {
     "AccessDenied": "the credentials may not do this; check the bucket's policy and the user's rights",
     "AllAccessDisabled": "the owner has shut off the bucket",
@@ -71,7 +72,9 @@ def caught_errors() -> tuple[type[Exception], ...]:
     from botocore.parsers import ResponseParserError  # noqa: PLC0415
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
-    return (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
+    # ValueError: botocore parses numbers and times in answers unguarded.  RecursionError: it follows redirects to other
+    # regions by itself, and asks there in the same way.
+    return (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError, ValueError, RecursionError)
 
 
 def error_code(error: Exception) -> tuple[str, int]:
@@ -103,6 +106,8 @@ def translated(error: Exception, what: str, store: str, *, if_absent: bool) -> R
 
 def _of_answer(code: str, status: int, what: str, store: str, *, if_absent: bool) -> RemoteError | NoSpaceError:
     shown = f"{what} failed: {code or 'no error code'} ({status})"
+    if code in _CONFLICT:
+        return RemoteUnreachableError(f"{shown}: somebody else stores it at this moment; try again later")
     if if_absent and status in {409, 412}:
         return ObjectExistsError(f"{what} refused: it is there already")
     if code in _FULL or status == 507:
@@ -155,7 +160,9 @@ def _of_library(error: Exception, what: str, store: str) -> RemoteError:
         exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError | HTTPError | OSError,
     ):
         return RemoteUnreachableError(f"{what} failed: {_connection_trouble(error)}; check the network and try again")
-    if isinstance(error, ResponseParserError):
+    if isinstance(error, RecursionError):
+        return RemoteError(f"{what} failed: it redirects without end; check the options endpoint and region")
+    if isinstance(error, ResponseParserError | ValueError | exceptions.PaginationError):
         return RemoteError(f"{what} failed: the answer makes no sense; what answers there is not S3")
     return RemoteError(f"{what} failed: {type(error).__name__}; check the options and ~/.aws")
 

@@ -31,12 +31,13 @@ _DISK_PATIENCE: Final = RetryPolicy(tries=3, first_wait_s=0.2, longest_wait_s=1.
 """A disk that is not plugged in will not be in a minute either; a share may only have hiccups."""
 
 
-def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS) -> Store:
+def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS, patience: RetryPolicy | None = None) -> Store:
     """The store that a URL means; nothing is asked of it yet.
 
     Args:
         url: see the module.
         options: settings of its kind.
+        patience: at most, for who cannot wait as long as it takes.
 
     Raises:
         UsageError: the URL or an option makes no sense.
@@ -45,7 +46,7 @@ def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS) -> Store:
     makers: dict[str, Callable[[Location, Mapping[str, str]], Store]] = {"file": _directory, "s3": _s3}
     maker = makers.get(location.scheme, _opendal)
     store = maker(location, options)
-    return RetryingStore(store, _DISK_PATIENCE) if location.scheme == "file" else RetryingStore(store)
+    return RetryingStore(store, _DISK_PATIENCE if location.scheme == "file" else patience or RetryPolicy())
 
 
 def _directory(location: Location, options: Mapping[str, str]) -> Store:

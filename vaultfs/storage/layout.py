@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from vaultfs.errors import IntegrityError, NotAVaultError
-from vaultfs.ids import SegmentName
+from vaultfs.ids import SegmentName, SnapshotSeq
 from vaultfs.storage.durable import fsync_directory, storage_errors
 
 _SEGMENT_NAME: Final = re.compile(r"[0-9a-f]{64}")
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
+_MANIFEST: Final = re.compile(r"([0-9]{10,19})-([0-9a-f]{64})\.manifest")
 _SUFFIX: Final = ".seg"
 
 
@@ -68,6 +69,21 @@ class VaultLayout:
     def head(self) -> Path:
         """The head record."""
         return self.heads / "HEAD"
+
+    @property
+    def history(self) -> Path:
+        """The list of all snapshots that were ever made here."""
+        return self.heads / "history"
+
+    @property
+    def kept(self) -> Path:
+        """The directory of the manifests of kept snapshots: of histories that the vault has left for another one."""
+        return self.heads / "kept"
+
+    @property
+    def adopting(self) -> Path:
+        """The directory of what is fetched and made while the vault takes over another history."""
+        return self.root / ".adopting"
 
     @property
     def remotes(self) -> Path:
@@ -122,6 +138,37 @@ class VaultLayout:
         if not is_segment_name(manifest_hash):
             raise IntegrityError(f"not the hash of a manifest: {manifest_hash!r}; run vaultfs fsck")
         return self.heads / f"{seq:010d}-{manifest_hash}.manifest"
+
+    def kept_path(self, seq: int, manifest_hash: str) -> Path:
+        """Where the manifest of a kept snapshot lies.
+
+        Args:
+            seq: the snapshot's number.
+            manifest_hash: as for `manifest_path`.
+
+        Raises:
+            IntegrityError: not such a hash.
+        """
+        return self.kept / self.manifest_path(seq, manifest_hash).name
+
+    def manifests_in(self, directory: Path) -> list[tuple[SnapshotSeq, str]]:
+        """Number and id of every manifest in ``heads`` or ``heads/kept``, by their names, in order.
+
+        Args:
+            directory: one of the two.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        found = []
+        with storage_errors(f"cannot list {directory}"), os.scandir(directory) as entries:
+            for entry in entries:
+                match = _MANIFEST.fullmatch(entry.name)
+                if match is not None and entry.is_file(follow_symlinks=False):
+                    seq = SnapshotSeq(int(match[1]))
+                    if self.manifest_path(seq, match[2]).name == entry.name:
+                        found.append((seq, match[2]))
+        return sorted(found)
 
     def create_directories(self) -> None:
         """Create the vault's directory and those in it, readable by their owner alone, durably; existing ones stay.

@@ -87,6 +87,10 @@ class VaultLock:
                         os.close(descriptor)
                 time.sleep(_POLL_S)
 
+    def share(self) -> VaultLock:
+        """The same lock for a part of the work: it is given up when this one and that were released."""
+        return VaultLock(os.dup(self._descriptor))
+
     def release(self) -> None:
         """Give the lock up, unless a child process holds it too.  Doing it twice is harmless."""
         descriptor, self._descriptor = self._descriptor, -1

@@ -23,8 +23,11 @@ from vaultfs.storage.segment_source import SegmentSource
 
 BLOCK_BYTES: Final = 1 << 20
 READ_AHEAD_BLOCKS: Final = 4
-"""Fetched at once when somebody reads on from what is there: half as many requests as waiting for each MiB twice."""
+"""Fetched at once, at most, when somebody reads on from what is there; two the first time, so that who wants a little
+waits for little."""
 DEFAULT_LIMIT_BYTES: Final = 2 << 30
+MOST_REQUESTS: Final = 16
+"""At once; each may hold twice its bytes in memory."""
 
 _FILE: Final = re.compile(r"([0-9a-f]{64})\.part")
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,6 +39,7 @@ class _Part:
     Attributes:
         blocks: numbers of those that are there.
         fetching: numbers of those that a thread is about to bring.
+        ahead: how many were fetched at once last.
         users: threads that use the descriptor.
     """
 
@@ -43,6 +47,7 @@ class _Part:
         self.descriptor = -1
         self.blocks = blocks
         self.fetching: set[int] = set()
+        self.ahead = 1
         self.users = 0
 
 
@@ -60,6 +65,7 @@ class SegmentCache:
         self._source: Final = source
         self._limit_bytes: Final = limit_bytes
         self._changed: Final = threading.Condition()
+        self._turns: Final = threading.BoundedSemaphore(MOST_REQUESTS)
         self._parts: Final[OrderedDict[SegmentName, _Part]] = OrderedDict()
         self._is_loaded = False
 
@@ -101,6 +107,17 @@ class SegmentCache:
             if part is not None:
                 part.blocks.difference_update(range(offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES + 1))
 
+    def drop(self, name: SegmentName) -> None:
+        """Give back the room of a segment that is on this disk now; who reads it from here may end that.
+
+        Raises:
+            StorageError: its file cannot be removed.
+        """
+        with self._changed:
+            self._load()
+            if self._parts.pop(name, None) is not None:
+                self._remove(name)
+
     # --- blocks
 
     def _claim(self, part: _Part, first: int, last: int, size: int) -> range | None:
@@ -115,8 +132,9 @@ class SegmentCache:
                     self._changed.wait()
                     continue
                 start = end = free[0]
-                is_sequential = start == 0 or start - 1 in part.blocks
-                most = max(last, start + READ_AHEAD_BLOCKS - 1) if is_sequential else last
+                reads_on = start - 1 in part.blocks or start - 1 in part.fetching
+                part.ahead = min(part.ahead * 2, READ_AHEAD_BLOCKS) if reads_on else 1
+                most = max(last, start + part.ahead - 1)
                 while end <= most and end * BLOCK_BYTES < size and end not in part.blocks | part.fetching:
                     end += 1
                 part.fetching.update(range(start, end))
@@ -126,7 +144,8 @@ class SegmentCache:
         start, end = blocks.start * BLOCK_BYTES, min(blocks.stop * BLOCK_BYTES, size)
         is_there = False
         try:
-            data = self._source.fetch(name, start, end - start)
+            with self._turns:
+                data = self._source.fetch(name, start, end - start)
             if len(data) != end - start:
                 raise IntegrityError(f"{len(data)} bytes of segment {name} came instead of {end - start}")
             with storage_errors(f"cannot write the cache of segment {name}"):
@@ -195,8 +214,11 @@ class SegmentCache:
                     continue
                 total -= len(part.blocks) * BLOCK_BYTES
                 del self._parts[name]
-                with storage_errors(f"cannot remove {self._path(name)}"):
-                    self._path(name).unlink(missing_ok=True)
+                self._remove(name)
+
+    def _remove(self, name: SegmentName) -> None:
+        with storage_errors(f"cannot remove {self._path(name)}"):
+            self._path(name).unlink(missing_ok=True)
 
 
 def _whole_blocks(descriptor: int) -> set[int]:

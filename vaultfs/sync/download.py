@@ -27,10 +27,10 @@ from vaultfs.sync.local_vault import ManifestHold, list_manifests
 from vaultfs.sync.plan import newest_last
 from vaultfs.sync.public_header import PublicHeader, read_header
 from vaultfs.sync.remote_layout import LARGEST_SEGMENT_BYTES, RemoteHead
-from vaultfs.sync.remote_objects import list_heads, read_remote_header, read_remote_manifest
+from vaultfs.sync.remote_objects import list_head_objects, list_heads, read_remote_header, read_remote_manifest
 from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgress
 
-__all__ = ["RemoteHead", "StoppedError", "SyncProgress", "choose_head", "fetch", "heads"]
+__all__ = ["RemoteHead", "StoppedError", "SyncProgress", "choose_head", "fetch", "find_head", "heads"]
 
 SHORTEST_ID: Final = 4
 """Digits of a snapshot's id that must be given at least."""
@@ -47,6 +47,26 @@ def heads(store: Store) -> list[RemoteHead]:
         RemoteError: it cannot be listed.
     """
     return newest_last(list_heads(store))
+
+
+def find_head(store: Store, which: str | None) -> RemoteHead:
+    """The snapshot of a remote that a person means.
+
+    Args:
+        store: the remote.
+        which: as for `choose_head`.
+
+    Raises:
+        UsageError: as `choose_head`; or two histories stand side by side there, so that none is simply the newest.
+        RemoteError: it cannot be listed.
+    """
+    listing = list_head_objects(store)
+    if which is None and listing.branches and listing.heads:
+        raise UsageError(
+            f"{store.name} holds two histories of the vault side by side; 'vaultfs snapshots' shows them, choose one "
+            "by its id"
+        )
+    return choose_head(newest_last(listing.heads), which)
 
 
 def choose_head(heads: Sequence[RemoteHead], which: str | None) -> RemoteHead:
@@ -169,6 +189,31 @@ def fill(
         _fetch_segments(store, layout, manifest.segments, crew)
     finally:
         hold.release()
+
+
+def fetch_segments(
+    store: Store,
+    layout: VaultLayout,
+    segments: Sequence[tuple[SegmentName, int]],
+    *,
+    connections: int = 4,
+    progress: ProgressFunction | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Have some segments in a directory; durable on return, and gone on with where it ended.
+
+    Args:
+        store: has them.
+        layout: where they shall be; its directories exist.
+        segments: names and sizes.
+        connections: how many segments are fetched at once.
+        progress: called in this thread.
+        is_stopped: asked in this thread, ten times a second; may raise.
+
+    Raises:
+        StoppedError, NoSpaceError, ReadOnlyError, StorageError, IntegrityError, RemoteError: as `fetch`.
+    """
+    _fetch_segments(store, layout, segments, Crew(connections, progress, is_stopped))
 
 
 def _require_room(layout: VaultLayout, vault_id: VaultId) -> None:

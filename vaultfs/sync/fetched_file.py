@@ -6,6 +6,8 @@ What has come stays when a fetch ends early, so that the next one asks for the r
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Final
 
 import blake3
 
-from vaultfs.errors import IntegrityError
+from vaultfs.errors import IntegrityError, VaultLockedError
 from vaultfs.ids import SegmentName
 from vaultfs.remotes.store import Store
 from vaultfs.storage.durable import storage_errors, write_all
@@ -51,6 +53,7 @@ class SegmentFetch:
 
         Raises:
             StoppedError: the crew ends; what came is kept.
+            VaultLockedError: another process fetches the same one.
             IntegrityError: the remote has something else.
             NoSpaceError, StorageError: the disk is full, or failed; what came is kept.
             RemoteError: as `Store.get`.
@@ -62,6 +65,7 @@ class SegmentFetch:
         with storage_errors(f"cannot write {self._part}"):
             descriptor = os.open(self._part, _FLAGS, 0o600)
             try:
+                self._lock(descriptor)
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                     raise IntegrityError(f"{self._part} is not a file of vaultfs; remove it")
@@ -71,6 +75,18 @@ class SegmentFetch:
                 os.fchmod(descriptor, SEALED_MODE)  # not before: a part has to be opened for writing again
             finally:
                 os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        """Be the only one who writes the file: a clone may be filled by its daemon and by a command.
+
+        Raises:
+            VaultLockedError: somebody else does, or just did: then the file may be the segment already.
+        """
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), self._part.lstat()):
+                return
+        raise VaultLockedError(f"another process is fetching the segment {self._name}; wait until it is done")
 
     def _is_there(self) -> bool:
         """Whether the segment is complete; a file that is not it stays until the right one takes its place."""

@@ -11,10 +11,15 @@ and the first 16 digits of its BLAKE3; a line that is damaged counts as not writ
     there <segment> <size>      known to be there
     known <device> <seq> <hash>   a snapshot of ours, or before ours, that the remote has
     whole <device> <seq> <hash>   likewise, and all its segments are there
+    branch <device> <seq> <hash>  a snapshot of another history, which a person has accepted beside ours
+    dropped <device> <seq> <hash>  a snapshot that `prune` has given up there: not to be sent again
+    gone <segment>              must not be relied upon any more: a prune may delete it, or it was asked for in vain
+    condemned <hash>            the record of a prune whose ``dropped`` and ``gone`` stand above, or the mark of one
 
 Lines are only added, and each is true when it is written.  So a lost one costs a request or sending something again,
-never a gap on the remote: the last line may be cut by a crash, and nothing needs to be synced.  If more is damaged, or
-the file is lost or of another remote, the remote is listed anew.  One process at a time writes: it holds ``lock``.
+never a gap on the remote: the last line may be cut by a crash, and nothing needs to be synced but what a prune takes
+away.  If more is damaged, or the file is lost or of another remote, the remote is listed anew.  One process at a time
+writes: it holds ``lock``.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +64,9 @@ class Holdings:
         there: segments that are there, and their sizes.
         heads: snapshots of this vault's history, by hash.
         whole: hashes of those whose segments are all there.
+        branches: snapshots of other histories that were accepted beside ours, by hash.
+        dropped: snapshots that are not to be sent again, by hash; not always ours.
+        condemned: hashes of the records, and tokens of the marks, of prunes that this ledger has taken in.
     """
 
     is_listed: bool = False
@@ -68,6 +76,9 @@ class Holdings:
     there: dict[SegmentName, int] = field(default_factory=dict)
     heads: dict[str, RemoteHead] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
+    branches: dict[str, RemoteHead] = field(default_factory=dict)
+    dropped: dict[str, RemoteHead] = field(default_factory=dict)
+    condemned: set[str] = field(default_factory=set)
 
     def apply(self, statement: str) -> bool:
         """Believe a line; False if it makes no sense."""
@@ -84,16 +95,33 @@ class Holdings:
             case ["there", name, size] if is_segment_name(name) and _SIZE.fullmatch(size):
                 self.put.pop(SegmentName(name), None)
                 self.there[SegmentName(name)] = int(size)
-            case [("known" | "whole") as kind, device, seq, digest]:
+            case ["gone", name] if is_segment_name(name):
+                self.put.pop(SegmentName(name), None)
+                self.there.pop(SegmentName(name), None)
+            case ["condemned", digest] if is_segment_name(digest):
+                self.condemned.add(digest)
+            case [("known" | "whole" | "branch" | "dropped") as kind, device, seq, digest]:
                 head = parse_head(f"heads/{device}/{seq}-{digest}")
                 if head is None:
                     return False
-                self.heads[head.hash] = head
-                if kind == "whole":
-                    self.whole.add(head.hash)
+                self._apply_head(kind, head)
             case _:
                 return False
         return True
+
+    def _apply_head(self, kind: str, head: RemoteHead) -> None:
+        match kind:
+            case "branch":
+                self.branches[head.hash] = head
+            case "dropped":
+                self.whole.discard(head.hash)
+                self.dropped[head.hash] = head
+            case "known":
+                self.heads[head.hash] = head
+            case "whole":
+                self.heads[head.hash] = head
+                self.whole.add(head.hash)
+                self.dropped.pop(head.hash, None)
 
     def statements(self) -> Iterator[str]:
         """The same as lines."""
@@ -104,6 +132,9 @@ class Holdings:
         yield from (f"put {name} {size}" for name, size in self.put.items())
         for head in self.heads.values():
             yield _head_statement("whole" if head.hash in self.whole else "known", head)
+        yield from (_head_statement("dropped", head) for head in self.dropped.values())
+        yield from (_head_statement("branch", head) for head in self.branches.values())
+        yield from (f"condemned {digest}" for digest in sorted(self.condemned))
         if self.is_listed:
             yield "listed"
 
@@ -314,6 +345,10 @@ class OpenLedger:
         """A segment is there."""
         self._add(f"there {name} {size}")
 
+    def gone(self, name: SegmentName) -> None:
+        """A segment that was acknowledged once is not there."""
+        self._add(f"gone {name}")
+
     def known(self, head: RemoteHead) -> None:
         """A snapshot of this vault's history is there."""
         if head.hash not in self.holdings.heads:
@@ -322,13 +357,36 @@ class OpenLedger:
     def whole(self, head: RemoteHead) -> None:
         """A snapshot and all its segments are there; durable on return."""
         self._add(_head_statement("whole", head))
+        self._sync()
+
+    def branch(self, head: RemoteHead) -> None:
+        """A snapshot of another history was accepted beside ours."""
+        if head.hash not in self.holdings.branches:
+            self._add(_head_statement("branch", head))
+
+    def condemned(self, record: str, heads: Iterable[RemoteHead], segments: Iterable[SegmentName]) -> None:
+        """A prune has given these up; durable on return, so that nothing relies on them when they are deleted.
+
+        Args:
+            record: the hash of its record.
+            heads: are not to be sent again.
+            segments: may be deleted at any time.
+        """
+        holdings = self.holdings
+        lines = [_head_statement("dropped", head) for head in heads if head.hash not in holdings.dropped]
+        lines += [f"gone {name}" for name in segments if name in holdings.there or name in holdings.put]
+        self._add(*lines, f"condemned {record}")  # last: if the lines before it are torn, the record is read again
+        self._sync()
+
+    def _sync(self) -> None:
         if self._descriptor >= 0:
             with storage_errors(f"cannot sync {self._path}"):
                 os.fdatasync(self._descriptor)
 
-    def _add(self, statement: str) -> None:
+    def _add(self, *statements: str) -> None:
         with self._lock:
-            self.holdings.apply(statement)
+            for statement in statements:
+                self.holdings.apply(statement)
             if self._descriptor >= 0:
                 with storage_errors(f"cannot write {self._path}"):
-                    write_all(self._descriptor, _line(statement))
+                    write_all(self._descriptor, b"".join(map(_line, statements)))

@@ -1,4 +1,4 @@
-"""The vault on this machine as the sidecar sees it: manifests held while they are needed, segments read and checked.
+"""The vault on this machine as the sidecar sees it: its manifests, held while they are needed.
 
 Whoever deletes a snapshot takes an exclusive ``flock`` on its manifest first.  So a shared one, `ManifestHold`, keeps
 the snapshot and all its segments as they are.  `vaultfs.vault.snapshot_manifest` follows the same protocol with keys.
@@ -12,15 +12,12 @@ import re
 import stat
 from typing import Final, NamedTuple, Self
 
-import blake3
-
 from vaultfs.errors import IntegrityError, StorageError
-from vaultfs.ids import SegmentName, SnapshotSeq, VaultId
+from vaultfs.ids import SnapshotSeq, VaultId
 from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import MAX_MANIFEST_BYTES, Manifest, manifest_hash
-from vaultfs.storage.segment_file import open_segment, read_up_to
-from vaultfs.sync.remote_layout import LARGEST_SEGMENT_BYTES
+from vaultfs.storage.segment_file import read_up_to
 
 _FILE: Final = re.compile(r"([0-9]{10,19})-([0-9a-f]{64})\.manifest")
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -142,37 +139,3 @@ class ManifestHold:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def read_segment(layout: VaultLayout, name: SegmentName, size: int) -> bytes:
-    """A whole segment, whose bytes are those of its name.
-
-    Args:
-        layout: the vault.
-        name: the segment's.
-        size: its bytes, as a manifest says.
-
-    Raises:
-        IntegrityError: it is missing, damaged or has holes.
-        StorageError: the disk failed.
-    """
-    if size > LARGEST_SEGMENT_BYTES:
-        raise IntegrityError(f"the segment {name} would have {size} bytes, which no segment has; run vaultfs fsck")
-    descriptor = open_segment(layout.sealed_path(name), segment=name)
-    try:
-        with storage_errors(f"cannot read the segment {name}"):
-            actual = os.fstat(descriptor).st_size
-            data = read_up_to(descriptor, 0, size) if actual == size else b""
-            if len(data) == size and blake3.blake3(data).hexdigest() == name:
-                return data
-            has_holes = actual == size and os.lseek(descriptor, 0, os.SEEK_HOLE) < size
-    finally:
-        os.close(descriptor)
-    if has_holes:
-        raise IntegrityError(
-            f"the segment {name} has holes where deleted data was, so it cannot be sent: it was made before the vault "
-            "had a remote; run vaultfs sync while it is mounted, or with a password"
-        )
-    if actual != size:
-        raise IntegrityError(f"the segment {name} has {actual} bytes instead of {size}: it is damaged; restore it")
-    raise IntegrityError(f"the segment {name} is damaged: its bytes are not those of its name; restore it")

@@ -45,6 +45,17 @@ def lacking(segments: Iterable[tuple[SegmentName, int]], holdings: Holdings) -> 
     return lack
 
 
+def is_due(digest: str, holdings: Holdings, *, is_newest: bool) -> bool:
+    """Whether a remote is to have a snapshot of the vault that it is not known to have whole.
+
+    Args:
+        digest: the hash of its manifest.
+        holdings: the remote's ledger.
+        is_newest: no newer one is on this machine; that one is due even if somebody says that it was given up.
+    """
+    return digest not in holdings.whole and (is_newest or digest not in holdings.dropped)
+
+
 def reconciled(holdings: Holdings, listed: Mapping[SegmentName, int]) -> Holdings:
     """A ledger after a listing of all segments.
 
@@ -98,6 +109,25 @@ def ancestors(
                 break  # the end of the chain, or a known one, whose turn comes too
             found.append(head)
             seq = head.seq  # noqa: PLW2901  # of the one that is asked next
+    return found
+
+
+def descendants(
+    unknown: Iterable[RemoteHead], accepted: Collection[str], previous: Callable[[str], str | None]
+) -> list[RemoteHead]:
+    """Those of the unknown snapshots that go on from an accepted one, oldest first.
+
+    Args:
+        unknown: of a remote, oldest first.
+        accepted: hashes.
+        previous: the hash that a manifest names; None if it names none or cannot be had.
+    """
+    line = set(accepted)
+    found = []
+    for head in unknown:
+        if previous(head.hash) in line:
+            line.add(head.hash)
+            found.append(head)
     return found
 
 

@@ -3,6 +3,13 @@
 ``vault.json``                             the public header, the one object that is ever replaced
 ``segments/ab/<hash>``                     a sealed segment; ``ab`` are the first two digits of its hash
 ``heads/<device>/<seq>-<hash>``            the bytes of a manifest; ``seq`` has ten digits at least
+``heads/condemned/<hash>``                 what a prune has given up and a later one deletes; ``hash`` of its content
+``heads/swept/<hash>``                     that what this record names is being deleted
+``heads/swept/<token>``                    that something was deleted since whoever looks has looked last
+``heads/spared/<token>``                   segments that a sync relies on although a prune has given them up
+``heads/branches/<token>``                 that two histories of the vault stand side by side here, as a person wished
+
+The last four lie below ``heads/`` so that one listing shows them together with the snapshots.
 
 Every name has exactly one form.  A remote may list whatever it likes: what is no such name is none of ours.
 """
@@ -20,12 +27,17 @@ from vaultfs.storage.layout import is_segment_name
 HEADER_KEY: Final = "vault.json"
 SEGMENTS_PREFIX: Final = "segments/"
 HEADS_PREFIX: Final = "heads/"
+CONDEMNED_PREFIX: Final = "heads/condemned/"
+SWEPT_PREFIX: Final = "heads/swept/"
+SPARED_PREFIX: Final = "heads/spared/"
+BRANCHES_PREFIX: Final = "heads/branches/"
 LARGEST_SEGMENT_BYTES: Final = 128 << 20
 """Segments are sealed at 64 MiB; the last batch and the index come on top.  It bounds what is held in memory or fetched
 on the word of somebody whose signature nobody here can check."""
 
 _SEGMENT: Final = re.compile(r"segments/([0-9a-f]{2})/([0-9a-f]{64})")
 _HEAD: Final = re.compile(r"heads/([0-9a-f]{64})/([0-9]{10,19})-([0-9a-f]{64})")
+_NOTE: Final = re.compile(r"[0-9a-f]{64}")
 _SEQ_LIMIT: Final = 1 << 63
 
 
@@ -82,3 +94,9 @@ def parse_head(key: str) -> RemoteHead | None:
     if not 0 < seq < _SEQ_LIMIT or match[2] != f"{seq:010d}":
         return None
     return RemoteHead(match[1], seq, match[3])
+
+
+def parse_note(key: str, prefix: str) -> str | None:
+    """The 64 digits after a prefix, one of those above; None if the key is none such."""
+    rest = key.removeprefix(prefix)
+    return rest if rest != key and _NOTE.fullmatch(rest) else None

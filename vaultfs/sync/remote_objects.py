@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 from vaultfs.errors import IntegrityError, NotAVaultError, ObjectMissingError, RemoteError
@@ -15,12 +16,17 @@ from vaultfs.remotes.store import ObjectInfo, Store
 from vaultfs.storage.manifest_format import MAX_MANIFEST_BYTES, Manifest, manifest_hash
 from vaultfs.sync.public_header import LARGEST_HEADER_BYTES, PublicHeader
 from vaultfs.sync.remote_layout import (
+    BRANCHES_PREFIX,
+    CONDEMNED_PREFIX,
     HEADER_KEY,
     HEADS_PREFIX,
     SEGMENTS_PREFIX,
+    SPARED_PREFIX,
+    SWEPT_PREFIX,
     RemoteHead,
     head_key,
     parse_head,
+    parse_note,
     parse_segment,
 )
 
@@ -144,18 +150,57 @@ def list_bounded(store: Store, prefix: str, tick: Tick = _nothing) -> Iterator[O
         yield info
 
 
-def list_heads(store: Store, tick: Tick = _nothing) -> dict[RemoteHead, int]:
-    """The snapshots that a remote lists, and the sizes of their manifests; other names are ignored.
+@dataclass
+class HeadListing:
+    """What lies below ``heads/``, by names; none of it has been looked into.
+
+    Attributes:
+        heads: snapshots, and the sizes of their manifests.
+        condemned: hashes of the records of prunes.
+        swept: hashes of those whose deletion has begun, and the token of the newest deletion.
+        spared: tokens of what syncs rely on.
+        branches: tokens of accepted branches.
+    """
+
+    heads: dict[RemoteHead, int] = field(default_factory=dict)
+    condemned: set[str] = field(default_factory=set)
+    swept: set[str] = field(default_factory=set)
+    spared: set[str] = field(default_factory=set)
+    branches: set[str] = field(default_factory=set)
+
+
+def list_head_objects(store: Store, tick: Tick = _nothing) -> HeadListing:
+    """The snapshots that a remote lists, and the notes beside them; other names are ignored.
 
     Raises:
         RemoteError: as `list_bounded`.
     """
-    found = {}
+    found = HeadListing()
+    notes = {
+        CONDEMNED_PREFIX: found.condemned,
+        SWEPT_PREFIX: found.swept,
+        SPARED_PREFIX: found.spared,
+        BRANCHES_PREFIX: found.branches,
+    }
     for info in list_bounded(store, HEADS_PREFIX, tick):
         head = parse_head(info.key)
         if head is not None:
-            found[head] = info.size_bytes
+            found.heads[head] = info.size_bytes
+            continue
+        for prefix, names in notes.items():
+            name = parse_note(info.key, prefix)
+            if name is not None:
+                names.add(name)
     return found
+
+
+def list_heads(store: Store, tick: Tick = _nothing) -> dict[RemoteHead, int]:
+    """The snapshots that a remote lists, and the sizes of their manifests.
+
+    Raises:
+        RemoteError: as `list_bounded`.
+    """
+    return list_head_objects(store, tick).heads
 
 
 def list_segments(store: Store, tick: Tick = _nothing) -> dict[SegmentName, int]:

@@ -1,13 +1,15 @@
 """One remote in one sync: what it holds is looked at first, and nothing is written unless its history is ours.
 
 A look costs two requests, ``vault.json`` and the list of snapshots, as long as the ledger agrees with them.  All
-segments are listed if the ledger is new or was damaged, if the remote has lost something, or if the caller wishes it.
+segments are listed if the ledger is new or was damaged, if the remote has lost something, if a prune of another
+machine has deleted something, or if the caller wishes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,20 +21,33 @@ from vaultfs.errors import (
     UsageError,
     VaultError,
 )
-from vaultfs.ids import SegmentName
+from vaultfs.ids import SegmentName, VaultId
 from vaultfs.remotes.store import BytesSource, Source, Store
 from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.snapshot_history import read_history
+from vaultfs.sync.branches import put_branch_note
 from vaultfs.sync.ledger import Holdings, OpenLedger
 from vaultfs.sync.local_vault import LocalManifest, ManifestHold, list_manifests
-from vaultfs.sync.plan import ancestors, newest_last, reconciled, strangers
+from vaultfs.sync.plan import ancestors, descendants, is_due, newest_last, reconciled, strangers
+from vaultfs.sync.prune_watch import PruneWatch
 from vaultfs.sync.public_header import PublicHeader, read_header
 from vaultfs.sync.remote_layout import HEADER_KEY, RemoteHead, head_key, segment_key
-from vaultfs.sync.remote_objects import list_heads, list_segments, read_remote_header, read_remote_manifest
+from vaultfs.sync.remote_objects import (
+    HeadListing,
+    list_head_objects,
+    list_segments,
+    read_remote_header,
+    read_remote_manifest,
+)
 
-_ELSEWHERE: Final = (
-    "nothing was written; restore what is there into another directory to look at it, and send this vault to an "
-    "empty remote"
+_CHOOSE: Final = (
+    "nothing was written; 'vaultfs sync --adopt' takes over what is there and keeps what is here as snapshots, "
+    "'vaultfs sync --fork' keeps both side by side"
+)
+_ADOPT: Final = (
+    "nothing was written; 'vaultfs sync --adopt' takes over what is there and keeps what is here as snapshots, or send "
+    "this vault to an empty remote"
 )
 
 
@@ -75,6 +90,7 @@ class RemoteRun:
         unfinished: hashes of local manifests that the remote shall have and has not.
         is_header_due: vault.json has to be put.
         segments, bytes, manifests: what was put.
+        prunes: what prunes of other machines do there.
     """
 
     def __init__(self, name: str, store: Store, ledger: OpenLedger) -> None:
@@ -89,7 +105,9 @@ class RemoteRun:
         self.bytes = 0
         self.manifests = 0
         self._has_header = False
-        self._heads: dict[RemoteHead, int] = {}
+        self.prunes: Final = PruneWatch(store, ledger)
+        self._listing = HeadListing()
+        self._fork: list[RemoteHead] = []
         self._lock: Final = threading.Lock()
 
     @property
@@ -118,13 +136,14 @@ class RemoteRun:
 
     # --- looking
 
-    def look(self, local: LocalVault, tick: Callable[[], None], *, check: bool) -> None:
+    def look(self, local: LocalVault, tick: Callable[[], None], *, check: bool, fork: bool = False) -> None:
         """Find out what the remote holds.
 
         Args:
             local: the vault.
             tick: called meanwhile; may raise, to end it.
             check: list everything, whatever the ledger says.
+            fork: accept another history beside ours; `accept_fork` writes that down.
 
         Raises:
             UsageError: it holds another vault.
@@ -132,11 +151,14 @@ class RemoteRun:
             FormatTooNewError, IntegrityError, RemoteError: it cannot be read.
         """
         header = self._look_at_header(local.header)
-        self._heads = list_heads(self.store, tick)
-        self._require_our_history(local, tick)
+        self._listing = list_head_objects(self.store, tick)
+        has_deleted = self.prunes.look(self._listing, local.header.vault_id, tick)
+        self._require_our_history(local, tick, fork=fork)
         has_lost = (header is None and self.holdings.header is not None) or self._has_lost_a_head(local)
-        if check or has_lost or not self.holdings.is_listed:
-            self.ledger.replace(reconciled(self.holdings, list_segments(self.store, tick)))
+        if check or has_deleted or has_lost or not self.holdings.is_listed:
+            listed = self.prunes.without_condemned(list_segments(self.store, tick), tick)
+            self.ledger.replace(reconciled(self.holdings, listed))
+            self.prunes.listed_all()
         self.is_header_due = header is None or header.data != local.header.data
         if not self.is_header_due:
             self.ledger.header(local.header.hash)
@@ -160,20 +182,25 @@ class RemoteRun:
         if header.epoch > ours.epoch or (offered and header.hash not in offered):
             raise ForkedError(
                 f"the {HEADER_KEY} on {self.store.name} was changed by another device: passwords or keys are not those "
-                f"of this vault any more; {_ELSEWHERE}"
+                f"of this vault any more; {_ADOPT}"
             )
         return header
 
-    def _require_our_history(self, local: LocalVault, tick: Callable[[], None]) -> None:
+    def _require_our_history(self, local: LocalVault, tick: Callable[[], None], *, fork: bool) -> None:
         ours = [(each.seq, each.hash) for each in reversed(local.manifests)]
         older = [(head.seq, head.hash) for head in reversed(newest_last(self.holdings.heads.values()))]
         known = {digest for _, digest in (*ours, *older)}
         oldest = min((seq for seq, _ in (*ours, *older)), default=None)
-        unknown = strangers(self._heads, known, oldest)
+        branches = self.holdings.branches
+        unknown = strangers((head for head in self._listing.heads if head.hash not in branches), known, oldest)
+        made_here = set(read_history(local.layout)) if unknown else set()
+        for head in [head for head in unknown if (head.seq, head.hash) in made_here]:
+            self.ledger.known(head)
+            unknown.remove(head)
         if not unknown:
             return
         paths = {each.hash: each for each in local.manifests}
-        listed = {head.hash: head for head in self._heads}
+        listed = {head.hash: head for head in self._listing.heads}
 
         def previous(digest: str) -> str | None:
             if digest in paths:
@@ -189,25 +216,32 @@ class RemoteRun:
         for head in ancestors(unknown, [*ours, *(each for each in older if each[1] not in paths)], previous):
             self.ledger.known(head)
             unknown.remove(head)
+        for head in descendants(unknown, branches, previous) if branches else ():
+            self.ledger.branch(head)
+            unknown.remove(head)
         if not unknown:
             return
+        for head in unknown if fork else unknown[-1:]:  # one that is damaged is no history
+            read_remote_manifest(self.store, head, local.header.vault_id, tick)
+        if fork:
+            self._fork = unknown
+            return
         newest = unknown[-1]
-        read_remote_manifest(self.store, newest, local.header.vault_id, tick)  # one that is damaged is no history
         raise ForkedError(
             f"{self.store.name} holds snapshot {newest.seq} ({newest.hash[:12]}) of the device {newest.device[:12]}, "
-            f"which this vault does not come from: another copy of the vault has moved the remote forward; {_ELSEWHERE}"
+            f"which this vault does not come from: another copy of the vault has moved the remote forward; {_CHOOSE}"
         )
 
     def _has_lost_a_head(self, local: LocalVault) -> bool:
         """Whether a snapshot that we put is gone; a listing that leaves one out is not enough."""
         for manifest in local.manifests:
             head = self.holdings.heads.get(manifest.hash)
-            if head is None or head.hash not in self.holdings.whole or head in self._heads:
+            if head is None or head.hash not in self.holdings.whole or head in self._listing.heads:
                 continue
             size = self.store.size_bytes(head_key(head))
             if size is None:
                 return True
-            self._heads[head] = size
+            self._listing.heads[head] = size
         return False
 
     def _lacks(self, manifest: LocalManifest, local: LocalVault) -> bool:
@@ -215,13 +249,27 @@ class RemoteRun:
         size = local.size_of(manifest)
         if size is None:
             return False
-        return head is None or head.hash not in self.holdings.whole or not self.has_head(head, size)
+        if head is None or head.hash not in self.holdings.whole:
+            return is_due(manifest.hash, self.holdings, is_newest=manifest == local.manifests[-1])
+        return not self.has_head(head, size)
 
     def has_head(self, head: RemoteHead, size: int) -> bool:
         """Whether the remote lists a manifest, with the right size."""
-        return self._heads.get(head) == size
+        return self._listing.heads.get(head) == size
 
     # --- putting
+
+    def accept_fork(self, vault_id: VaultId) -> None:
+        """Write down that another history stands beside ours from now on, if `look` was allowed to accept one.
+
+        Raises:
+            RemoteError: as `Store.put`.
+        """
+        if self._fork and not self._listing.branches:
+            put_branch_note(self.store, vault_id, time.time_ns())
+        for head in self._fork:
+            self.ledger.branch(head)
+        self._fork = []
 
     def put_header(self, ours: PublicHeader) -> None:
         """Put ``vault.json``, if it is due.
@@ -237,11 +285,19 @@ class RemoteRun:
             self.store.put(HEADER_KEY, BytesSource(ours.data), if_absent=not self._has_header)
         except ObjectExistsError:
             there = read_remote_header(self.store)
-            if there is None or there.data != ours.data:
+            if there is None:
+                raise RemoteError(f"{self.store.name} does not create {HEADER_KEY}, and has none; sync again") from None
+            if there.data != ours.data:
                 raise ForkedError(
-                    f"another device has just put a {HEADER_KEY} on {self.store.name}; {_ELSEWHERE}"
+                    f"another device has just put a {HEADER_KEY} on {self.store.name}; {_ADOPT}"
                 ) from None
-        self.require_stored(HEADER_KEY, len(ours.data))
+        # Its bytes are asked for, as one with another password has the same size.
+        there = read_remote_header(self.store)
+        if there is None or there.data != ours.data:
+            raise RemoteError(
+                f"{self.store.name} said that it had stored {HEADER_KEY}, but does not have it; sync again, and if "
+                "this goes on, do not rely on this remote"
+            )
         self.ledger.header(ours.hash)
         self.is_header_due = False
 
@@ -270,7 +326,7 @@ class RemoteRun:
             with self._lock:
                 self.manifests += 1
                 self.bytes += size
-            self._heads[head] = size
+            self._listing.heads[head] = size
         self.ledger.whole(head)
         self.unfinished.discard(head.hash)
 

@@ -2,23 +2,84 @@
 
 Nothing is opened before the first byte is wanted.  The remotes are asked in the order of the list, the one that
 answered last first; what comes is believed by nobody before it opens.
+
+Whoever reads a file waits for this, so it ends in bounded time: all remotes together may be silent for `PATIENCE_S`,
+and one that has failed is not asked again for a while (`vaultfs.sync.breaker`).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from vaultfs.errors import ObjectMissingError, VaultError
+from vaultfs.errors import ObjectMissingError, RemoteError, RemoteRefusedError, RemoteUnreachableError, VaultError
 from vaultfs.ids import SegmentName
 from vaultfs.remotes.configured import load_remotes
+from vaultfs.remotes.retrying import RetryPolicy
 from vaultfs.remotes.store import Store
 from vaultfs.remotes.urls import open_store
 from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.bounded_get import BoundedGet
+from vaultfs.sync.breaker import Breaker
 from vaultfs.sync.remote_layout import segment_key
 
+log = logging.getLogger(__name__)
+
 Opener = Callable[[], Store]
+
+PATIENCE_S: Final = 20.0
+QUIET_S: Final = 0.5
+"""Who reads on asks again sooner than this."""
+_POLICY: Final = RetryPolicy(tries=3, first_wait_s=0.5, longest_wait_s=2.0, total_s=10.0)
+
+
+class _Remote:
+    """One remote, opened when it is needed.
+
+    Args:
+        opener: called until it has succeeded once.
+        clock: of the breaker.
+    """
+
+    def __init__(self, opener: Opener, clock: Callable[[], float]) -> None:
+        self.breaker: Final = Breaker(clock)
+        self._opener: Final = opener
+        self._lock: Final = threading.Lock()
+        self._store: Store | None = None
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return "a remote" if self._store is None else self._store.name
+
+    def store(self) -> Store:
+        """The open store.
+
+        Raises:
+            RemoteUnreachableError: it was closed.
+            VaultError: it cannot be opened.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise RemoteUnreachableError("the vault is being closed")
+            if self._store is None:
+                self._store = self._opener()
+            return self._store
+
+    def close(self) -> None:
+        """Close the store if it was opened; one that is being opened is left to the end of the process."""
+        if self._lock.acquire(timeout=1.0):
+            try:
+                self._is_closed = True
+                store, self._store = self._store, None
+                if store is not None:
+                    store.close()
+            finally:
+                self._lock.release()
 
 
 class RemoteSegments:
@@ -26,13 +87,21 @@ class RemoteSegments:
 
     Args:
         openers: one for each remote, called once at most unless it fails.
+        patience_s: how long all remotes together may be silent.
+        clock: seconds, never going back.
     """
 
-    def __init__(self, openers: list[Opener]) -> None:
-        self._openers: Final = openers
-        self._stores: Final[dict[int, Store]] = {}
+    def __init__(
+        self, openers: Sequence[Opener], *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._remotes: Final = [_Remote(opener, clock) for opener in openers]
         self._order: Final = list(range(len(openers)))
+        self._patience_s: Final = patience_s
+        self._clock: Final = clock
         self._lock: Final = threading.Lock()
+        self._running: Final[set[BoundedGet]] = set()
+        self._asked_at_s: float | None = None
+        self._is_closed = False
 
     @classmethod
     def of(cls, layout: VaultLayout) -> RemoteSegments | None:
@@ -45,7 +114,7 @@ class RemoteSegments:
         remotes = load_remotes(layout)
         if not remotes:
             return None
-        return cls([lambda each=each: open_store(each.url, each.options) for each in remotes])  # type: ignore[misc]
+        return cls([lambda each=each: open_store(each.url, each.options, _POLICY) for each in remotes])  # type: ignore[misc]
 
     def fetch(self, name: SegmentName, offset: int, length: int) -> bytes:
         """Bytes of a segment, from the first remote that has them.
@@ -57,9 +126,11 @@ class RemoteSegments:
         failure: VaultError | None = None
         with self._lock:
             order = list(self._order)
-        for number in order:
+        patience_s = self._patience_s
+        for left, number in zip(range(len(order), 0, -1), order, strict=True):
+            began_s = time.monotonic()
             try:
-                data = b"".join(self._store(number).get(segment_key(name), offset=offset, length=length))
+                data = self._ask(self._remotes[number], name, offset, length, patience_s / left)
             except ObjectMissingError as error:
                 failure = failure or error
             except VaultError as error:
@@ -70,12 +141,69 @@ class RemoteSegments:
                     self._order.remove(number)
                     self._order.insert(0, number)
                 return data
+            patience_s = max(patience_s - (time.monotonic() - began_s), patience_s / left)
         assert failure is not None, "there is at least one remote"
         raise failure
 
-    def _store(self, number: int) -> Store:
+    def _ask(self, remote: _Remote, name: SegmentName, offset: int, length: int, patience_s: float) -> bytes:
+        refusal = remote.breaker.refusal()
+        if refusal is not None:
+            raise refusal.with_traceback(None)
+        request = BoundedGet(remote.store, segment_key(name), offset, length)
+        self._begin(request)
+        try:
+            data = request.result(patience_s)
+        except ObjectMissingError:
+            remote.breaker.succeeded()
+            raise
+        except VaultError as error:
+            self._judge(remote, error)
+            raise
+        except BaseException:  # Ctrl-C: nobody knows how it would have gone
+            remote.breaker.failed(RemoteUnreachableError(f"a request to {remote.name} was interrupted"))
+            raise
+        finally:
+            self._end(request)
+        if remote.breaker.succeeded():
+            log.info("%s answers again", remote.name)
+        return data
+
+    @staticmethod
+    def _judge(remote: _Remote, error: VaultError) -> None:
+        """Whether an error means that asking for something else would fail too."""
+        if isinstance(error, RemoteError) and not isinstance(error, RemoteUnreachableError | RemoteRefusedError):
+            remote.breaker.succeeded()
+            return
+        pause_s = remote.breaker.failed(error)
+        if pause_s is not None:
+            log.info("%s; it is not asked again for %g s", error, pause_s)
+
+    # --- for who wants to let readers go first
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody reads, or did a moment ago."""
         with self._lock:
-            store = self._stores.get(number)
-            if store is None:
-                store = self._stores[number] = self._openers[number]()
-            return store
+            return bool(self._running) or (self._asked_at_s is not None and self._clock() - self._asked_at_s < QUIET_S)
+
+    def _begin(self, request: BoundedGet) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._running.add(request)
+                return
+        raise RemoteUnreachableError("the vault is being closed")
+
+    def _end(self, request: BoundedGet) -> None:
+        with self._lock:
+            self._running.discard(request)
+            self._asked_at_s = self._clock()
+
+    def close(self) -> None:
+        """Let go of everybody who waits, and of all connections."""
+        with self._lock:
+            self._is_closed = True
+            running = list(self._running)
+        for request in running:
+            request.give_up()
+        for remote in self._remotes:
+            remote.close()

@@ -2,7 +2,7 @@
 
 Order, for each remote: ``vault.json`` if it differs, segments, and a manifest only when all its segments are there.
 It can be stopped or killed anywhere and run again.  Remotes do not depend on each other, but a segment that several
-lack is read once.  What a sync needs in memory is one segment for each connection, and the names of segments.
+lack is opened once for all.  What a sync needs in memory is some MiB for each connection, and the names of segments.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from vaultfs.errors import FormatTooNewError, IntegrityError, VaultError
 from vaultfs.ids import SegmentName
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.lock import read_holder
 from vaultfs.storage.manifest_format import Manifest
+from vaultfs.sync.courtesy import Courtesy
 from vaultfs.sync.ledger import Holdings, Ledger, OpenLedger
 from vaultfs.sync.local_vault import ManifestHold
-from vaultfs.sync.plan import lacking
+from vaultfs.sync.plan import is_due, lacking
 from vaultfs.sync.remote_layout import RemoteHead
 from vaultfs.sync.remote_run import LocalVault, RemoteRun
 from vaultfs.sync.rounds import Round
@@ -95,9 +97,11 @@ def sync(
     *,
     check: bool = False,
     dry_run: bool = False,
+    fork: bool = False,
     connections: int = 4,
     progress: ProgressFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
+    spares: Sequence[Store] = (),
 ) -> list[TargetOutcome]:
     """Bring remotes up to date.
 
@@ -106,9 +110,11 @@ def sync(
         targets: the remotes.
         check: compare the ledgers with listings of all segments, and send what is missing.
         dry_run: find out what would be sent, and change nothing, on the remotes or here.
-        connections: how many segments are sent at once; each takes up to 128 MiB of memory.
+        fork: where another copy of the vault has moved a remote forward, put this one's history beside the other's.
+        connections: how many segments are sent at once; each takes a few MiB of memory.
         progress: called in this thread.
         is_stopped: asked in this thread, ten times a second; may raise.
+        spares: further remotes, which may have segments that are not on this disk.
 
     Returns:
         The outcomes, in the order of the targets.
@@ -122,7 +128,9 @@ def sync(
     with ExitStack() as stack:
         runs = [_begin(target, stack, dry_run=dry_run) for target in targets]
         try:
-            crew.work(partial(run.guarded, partial(run.look, local, crew.check, check=check)) for run in runs)
+            crew.work(
+                partial(run.guarded, partial(run.look, local, crew.check, check=check, fork=fork)) for run in runs
+            )
             plan = _plan(local, runs, crew)
             if dry_run:
                 for run, planned in plan.items():
@@ -131,8 +139,12 @@ def sync(
                     run.unfinished -= planned.complete
             else:
                 crew.total_bytes = sum(planned.bytes for planned in plan.values())
-                crew.work(partial(run.guarded, partial(run.put_header, local.header)) for run in runs)
-                _carry_out(local, runs, crew)
+                crew.work(
+                    partial(run.guarded, partial(_prepare, local, run, planned, crew.check))
+                    for run, planned in plan.items()
+                )
+                _carry_out(local, runs, crew, spares)
+                crew.work(partial(run.guarded, run.prunes.unspare) for run in runs)
         except StoppedError as error:
             for run in runs:
                 if run.is_header_due or run.unfinished:
@@ -155,16 +167,20 @@ class _Planned:
     """What one remote is going to get.
 
     Attributes:
+        needed: names of all segments that the manifests need, there or not; counted only if a prune may delete some.
         complete: hashes of the manifests that are there with all their segments, as only the ledger did not know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, needed: set[SegmentName] | None = None) -> None:
+        self.needed = needed
         self.complete: set[str] = set()
         self.segments: dict[SegmentName, int] = {}
         self.bytes = 0
         self.manifests = 0
 
     def add(self, manifest: Manifest, size: int, holdings: Holdings) -> None:
+        if self.needed is not None:
+            self.needed.update(name for name, _ in manifest.segments)
         for name, length in lacking(manifest.segments, holdings).unsent.items():
             if name not in self.segments:
                 self.segments[name] = length
@@ -175,7 +191,7 @@ class _Planned:
 
 def _plan(local: LocalVault, runs: Sequence[RemoteRun], crew: Crew) -> dict[RemoteRun, _Planned]:
     """Add up what is going to be sent.  Manifests that all remotes have are not even opened."""
-    plan = {run: _Planned() for run in runs if run.error is None}
+    plan = {run: _Planned(needed=set() if run.prunes.has_condemned else None) for run in runs if run.error is None}
     for manifest in local.manifests:
         lackers = [run for run in plan if manifest.hash in run.unfinished]
         if not lackers:
@@ -204,11 +220,21 @@ def _plan(local: LocalVault, runs: Sequence[RemoteRun], crew: Crew) -> dict[Remo
     return plan
 
 
-def _carry_out(local: LocalVault, runs: Sequence[RemoteRun], crew: Crew) -> None:
+def _prepare(local: LocalVault, run: RemoteRun, planned: _Planned, tick: Callable[[], None]) -> None:
+    """What has to be there before any segment or manifest is put."""
+    run.accept_fork(local.header.vault_id)
+    if planned.needed:
+        run.prunes.spare(planned.needed, tick)
+    run.put_header(local.header)
+
+
+def _carry_out(local: LocalVault, runs: Sequence[RemoteRun], crew: Crew, spares: Sequence[Store]) -> None:
     """Send everything, in rounds."""
     left = deque(local.manifests)
+    holder = read_holder(local.layout)
+    courtesy = Courtesy(0 if holder is None else holder.pid)
     while left and any(run.error is None for run in runs):
-        current = Round(local, crew)
+        current = Round(local, crew, courtesy, spares)
         try:
             while left and not current.is_full:
                 crew.tick()
@@ -240,7 +266,7 @@ def missing(layout: VaultLayout, target: Target) -> Missing:
     planned = _Planned()
     found = Missing(is_header_current=holdings.header == local.header.hash)
     for manifest in local.manifests:
-        if manifest.hash in holdings.whole:
+        if not is_due(manifest.hash, holdings, is_newest=manifest == local.manifests[-1]):
             continue
         hold = ManifestHold.take(layout, manifest)
         if hold is None:

@@ -1,18 +1,22 @@
 """Is what lies on a remote what it claims to be?  Names, sizes and hashes of everything; signatures take the key.
 
 Without ``read_share`` it costs a listing and each manifest: it finds what is missing or has a wrong size.  Only reading
-finds a changed segment.  Nothing is written.
+finds a changed segment.  Nothing is written there.
+
+Who has the key gives `KeyedChecks`, and is handed what the checks without one had nothing against.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import blake3
 
@@ -25,18 +29,50 @@ from vaultfs.errors import (
 )
 from vaultfs.ids import SegmentName, VaultId
 from vaultfs.remotes.store import Store
+from vaultfs.storage.durable import storage_errors, write_all
 from vaultfs.sync.plan import newest_last
 from vaultfs.sync.remote_layout import HEADER_KEY, LARGEST_SEGMENT_BYTES, RemoteHead, head_key, segment_key
 from vaultfs.sync.remote_objects import body, list_heads, list_segments, read_remote_header, read_remote_manifest
 from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgress
 
-__all__ = ["StoppedError", "SyncProgress", "VerifyReport", "verify"]
+__all__ = ["KeyedChecks", "StoppedError", "SyncProgress", "VerifyReport", "verify"]
 
 CONNECTIONS: Final = 4
 NAMED: Final = 20
 """So many missing segments of one snapshot are asked for and named; of the rest the listing is believed."""
 
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _random: Final = random.SystemRandom()
+
+
+class KeyedChecks(Protocol):
+    """What only the key can tell.  All manifests are shown before the first segment."""
+
+    def manifest(self, head: RemoteHead, data: bytes) -> None:
+        """Look at a manifest; in the caller's thread.
+
+        Args:
+            head: its name, with which it agrees.
+            data: its bytes.
+
+        Raises:
+            IntegrityError: it is not this vault's.
+        """
+
+    def place(self, name: SegmentName) -> Path:
+        """Where the segment is to be put for `segment`; in a directory that exists; removed afterwards.  Any thread."""
+
+    def segment(self, name: SegmentName, *, is_needed: bool) -> list[str]:
+        """Look at a segment that lies at its place, and has the right hash.  Any thread.
+
+        Args:
+            name: the segment's.
+            is_needed: whether any manifest names it, be it this vault's or not.
+
+        Returns:
+            What is wrong with it.
+        """
 
 
 @dataclass
@@ -62,6 +98,7 @@ def verify(
     store: Store,
     *,
     read_share: float = 0.0,
+    keyed: KeyedChecks | None = None,
     progress: ProgressFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> VerifyReport:
@@ -70,6 +107,7 @@ def verify(
     Args:
         store: the remote.
         read_share: how much of the segments is read, chosen at random: 0 for none, 1 for all.
+        keyed: looks at what takes the key: at every manifest, and at each segment that is read.
         progress: called in this thread.
         is_stopped: asked in this thread, ten times a second; may raise.
 
@@ -78,16 +116,18 @@ def verify(
         FormatTooNewError: a newer vaultfs wrote there.
         StoppedError: the caller asked for it.
         RemoteError: the remote failed, so there is no telling.
+        NoSpaceError, StorageError: a segment could not be put where ``keyed`` wants it.
     """
     if not 0.0 <= read_share <= 1.0:
         raise UsageError(f"the share to be read is between 0 and 1, not {read_share}")
-    return _Verification(store, Crew(CONNECTIONS, progress, is_stopped)).run(read_share)
+    return _Verification(store, Crew(CONNECTIONS, progress, is_stopped), keyed).run(read_share)
 
 
 class _Verification:
-    def __init__(self, store: Store, crew: Crew) -> None:
+    def __init__(self, store: Store, crew: Crew, keyed: KeyedChecks | None) -> None:
         self._store: Final = store
         self._crew: Final = crew
+        self._keyed: Final = keyed
         self._report: Final = VerifyReport()
         self._lock: Final = threading.Lock()
         self._segments: dict[SegmentName, int] = {}
@@ -137,6 +177,11 @@ class _Verification:
             return
         report.snapshots += 1
         report.bytes_read += len(data)
+        if self._keyed is not None:
+            try:
+                self._keyed.manifest(head, data)
+            except IntegrityError as error:
+                report.problems.append(f"{head_key(head)}: {error}")
         missing: list[SegmentName] = []
         for name, size in manifest.segments:
             found = self._segments.get(name)
@@ -165,12 +210,17 @@ class _Verification:
     def _check_segment(self, name: SegmentName) -> None:
         """Read a segment, and note what is wrong with it."""
         key, size = segment_key(name), self._segments[name]
-        hasher = blake3.blake3()
+        problems = []
         count = 0
-        problem = None
+        descriptor = -1
+        path = None if self._keyed is None else self._keyed.place(name)
         try:
             if size > LARGEST_SEGMENT_BYTES:
                 raise IntegrityError(f"{key} has {size} bytes, more than any segment")
+            if path is not None:
+                with storage_errors(f"cannot write {path}"):
+                    descriptor = os.open(path, _NEW_FILE, 0o600)
+            hasher = blake3.blake3()
             with body(self._store, key) as pieces:
                 for piece in pieces:
                     self._crew.check()
@@ -178,18 +228,27 @@ class _Verification:
                     if count > size:
                         raise IntegrityError(f"{key} is longer than the {size} bytes that are listed")
                     hasher.update(piece)
+                    if descriptor >= 0:
+                        with storage_errors(f"cannot write {path}"):
+                            write_all(descriptor, piece)
                     self._crew.advance(len(piece))
             if count < size:
                 raise IntegrityError(f"{key} ended after {count} of {size} bytes")
             if hasher.hexdigest() != name:
                 raise IntegrityError(f"{key} is damaged or was replaced: its content is not that of its name")
+            if self._keyed is not None:
+                found = self._keyed.segment(name, is_needed=name in self._used)
+                problems = [f"{key}: {each}" for each in found]
         except (IntegrityError, RemoteError) as error:
             _raise_if_unknown(error)
-            problem = str(error) if key in str(error) else f"{key}: {error}"
+            problems = [str(error) if key in str(error) else f"{key}: {error}"]
+        finally:
+            if path is not None and descriptor >= 0:
+                os.close(descriptor)
+                path.unlink()
         with self._lock:
             self._report.bytes_read += count
-            if problem is not None:
-                self._report.problems.append(problem)
+            self._report.problems += problems
 
 
 def _raise_if_unknown(error: IntegrityError | RemoteError) -> None:

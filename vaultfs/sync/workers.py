@@ -6,7 +6,6 @@ ten times a second.  They may raise: then everything ends as if it was stopped, 
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Final
 
 from vaultfs.errors import ExitCode, UsageError, VaultError
+from vaultfs.remotes.bodies import MeteredSource
+from vaultfs.remotes.store import Source
 
 POLL_S: Final = 0.1
 MOST_CONNECTIONS: Final = 64
@@ -123,56 +124,39 @@ class Crew:
         self.tick()
 
 
-class CountedSource:
-    """Bytes to be stored, which advance a crew's progress as they are read, once, and end when the crew does.
+class CountedSource(MeteredSource):
+    """Bytes to be stored, which advance a crew's progress as they are sent, once, and end when the crew does.
 
     Args:
-        data: the bytes.
+        inner: the bytes.
         crew: whose progress it is.
     """
 
-    def __init__(self, data: bytes, crew: Crew) -> None:
-        self._data = data
+    def __init__(self, inner: Source, crew: Crew) -> None:
+        super().__init__(inner, self._sent)
         self._crew = crew
         self._lock = threading.Lock()
         self._counted = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes there are."""
-        return len(self._data)
+        self._tried = 0
+        """Bytes that were sent since the last beginning."""
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Open them for reading, from the start."""
-        self._crew.check()
-        return _CountedFile(self._data, self)
-
-    def reached(self, position: int) -> None:
-        """What lies before this position was read; raises if the crew ends."""
+        """Open them for reading, from the start; what was sent before is sent again."""
         self._crew.check()
         with self._lock:
-            more = max(0, position - self._counted)
-            self._counted += more
-        self._crew.advance(more)
+            self._tried = 0
+        return super().open()
 
     def is_stored(self) -> None:
-        """Whatever was not read counts too."""
+        """Whatever was not seen to be sent counts too."""
         with self._lock:
-            more, self._counted = len(self._data) - self._counted, len(self._data)
+            more, self._counted = self.size_bytes - self._counted, self.size_bytes
         self._crew.advance(more)
 
-
-class _CountedFile(io.BytesIO):
-    def __init__(self, data: bytes, source: CountedSource) -> None:
-        super().__init__(data)  # which shares the bytes until somebody writes
-        self._source = source
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self._source.reached(self.tell())
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower than Buffer
-        count = super().readinto(buffer)
-        self._source.reached(self.tell())
-        return count
+    def _sent(self, count: int) -> None:
+        self._crew.check()
+        with self._lock:
+            self._tried += count
+            more = max(0, min(self._tried, self.size_bytes) - self._counted)
+            self._counted += more
+        self._crew.advance(more)

@@ -21,7 +21,7 @@ from vaultfs.vault.inodes import Inode
 from vaultfs.vault.opening import open_filesystem
 from vaultfs.vault.snapshot_image import open_snapshot
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
-from vaultfs.vault.snapshots import create_snapshot, delete_snapshot, list_snapshots
+from vaultfs.vault.snapshots import all_snapshots, create_snapshot, delete_snapshot
 from vaultfs.vault.tree import RENAME_EXCHANGE
 from vaultfs.vault.vault_file import VaultFile
 
@@ -51,14 +51,14 @@ def open_vault(
         purpose: shown to others that want the vault.
         on_unlocked: called once the key derivation is done.
         snapshot: open this one instead of the present, read-only; the vault may be mounted meanwhile.
-        source: has segments that are missing or damaged here; a snapshot needs all of its own here.
+        source: has segments that are missing or damaged here.
 
     Raises:
         VaultError: as :func:`vaultfs.vault.opening.open_filesystem`, or
             :func:`vaultfs.vault.snapshot_image.open_snapshot`.
     """
     if snapshot is not None:
-        return Vault(open_snapshot(path, secret, snapshot, on_unlocked=on_unlocked))
+        return Vault(open_snapshot(path, secret, snapshot, on_unlocked=on_unlocked, source=source))
     return Vault(
         open_filesystem(
             path,
@@ -108,8 +108,8 @@ class Vault:
         return create_snapshot(self.filesystem, label)
 
     def snapshots(self) -> list[SnapshotInfo]:
-        """All snapshots, oldest first."""
-        return list_snapshots(self.filesystem)
+        """All snapshots, oldest first; those included that `SnapshotInfo.is_kept` says are of another history."""
+        return all_snapshots(self.filesystem)
 
     def delete_snapshot(self, which: str | int) -> SnapshotInfo:
         """Delete a snapshot, given by its number or the beginning of its id, and give back its space.

@@ -9,8 +9,9 @@ remembered.
 What is rewritten (`POLICY`): sealed segments with little left in them; with much that is dead but that no hole gives
 back, because small chunks die one by one inside the disk's blocks; small ones, once there are many; all segments of
 older key epochs, until those keys can be thrown away (`Compactor.retire`); and in a vault that has remotes, those with
-holes, because only whole ones can be copied there.  What a snapshot needs stays where its image
-says it is: such a segment is passed over while the snapshot lives.
+holes, because only whole ones can be copied there.  A segment that is not on this disk is fetched for this only if its
+key is to be thrown away; while it cannot be had, it waits.  What a snapshot needs stays where its image
+says it is: such a segment is passed over while the snapshot lives, and so is one that a kept snapshot needs.
 
 It goes in steps of a few MiB, which whoever has time carries out: a mounted vault when it is idle, `compact` at once.
 """
@@ -18,12 +19,13 @@ It goes in steps of a few MiB, which whoever has time carries out: a mounted vau
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from vaultfs.errors import IntegrityError, NoSpaceError, VaultError
+from vaultfs.errors import IntegrityError, NoSpaceError, ObjectMissingError, RemoteError, VaultError
 from vaultfs.ids import InodeId, SegmentId, SegmentName
 from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow
 from vaultfs.metadata.compaction_rows import CompactionRows, Policy
@@ -31,13 +33,11 @@ from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace
 from vaultfs.vault.files import DEDUP_MIN_BYTES
 from vaultfs.vault.opening import load_header
-from vaultfs.vault.reading import open_sealed
+from vaultfs.vault.reading import read_sealed
 from vaultfs.vault.sealing_jobs import NOBODY, SealJob
-from vaultfs.vault.segment_index import read_index
+from vaultfs.vault.segment_index import index_entries
 
 if TYPE_CHECKING:
-    from vaultfs.crypto.keys import Keyring
-    from vaultfs.storage.layout import VaultLayout
     from vaultfs.vault.filesystem import FileSystem
     from vaultfs.vault.segments import ReadableSegment
 
@@ -59,8 +59,16 @@ STEP_CHUNKS: Final = 256
 LOOKS_PER_STEP: Final = 64
 """Segments that are looked at, and passed over, in one step."""
 
+AWAY_PAUSE_S: Final = 60.0
+"""After so long it is tried again to fetch what is to be rewritten."""
+
 CompactProgress = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
+
+
+def _is_away(error: VaultError) -> bool:
+    """Whether a segment elsewhere may be had later: a remote cannot be reached, or there is no room to fetch into."""
+    return isinstance(error, RemoteError | NoSpaceError) and not isinstance(error, ObjectMissingError)
 
 
 class _Source:
@@ -68,25 +76,36 @@ class _Source:
 
     Attributes:
         number: of its row.
+        is_due: an older key has sealed it, so it must be rewritten, wherever it lies.
+        name: of its file.
         after: number of the last chunk that a step has.
         owners: for which file, and where in it, each chunk was written; None until `load_owners`.
     """
 
-    def __init__(self, number: SegmentId, name: SegmentName, layout: VaultLayout, keyring: Keyring) -> None:
+    def __init__(self, number: SegmentId, name: SegmentName, *, is_due: bool) -> None:
         self.number = number
+        self.is_due = is_due
+        self.name = name
         self.after = 0
         self.owners: dict[int, tuple[InodeId, int]] | None = None
-        self._read_index = partial(read_index, layout, name, keyring)
 
-    def load_owners(self) -> dict[int, tuple[InodeId, int]]:
+    def load_owners(self, segment: ReadableSegment) -> dict[int, tuple[InodeId, int]]:
         """Read the segment's own index, so that the new segment's can say as much.  Any thread.
 
         A segment that a crash left open has none; then the new one knows as little.
+
+        Args:
+            segment: the same, open.
+
+        Raises:
+            VaultError: it cannot be had now.
         """
         if self.owners is None:
             try:
-                entries = self._read_index().entries
+                entries = index_entries(segment)
             except VaultError as error:
+                if _is_away(error):
+                    raise
                 log.info("what compaction moves is not in the new segment's index: %s", error)
                 entries = []
             self.owners = {each.chunk_id: (each.inode, each.index) for each in entries}
@@ -109,19 +128,28 @@ class CompactionStep:
         self.owners: dict[int, tuple[InodeId, int]] = {}
         self.opened: list[tuple[ChunkRow, bytes]] = []
         self.is_damaged = False
+        self.away: VaultError | None = None
+        """Why the rest cannot be had now."""
 
     def read(self) -> None:
         """Read and open the chunks.  Any thread, under a lease of the segments.
 
         What cannot be read or opened is logged and left where it is; fsck tells which files it belongs to.
         """
-        self.owners = self._source.load_owners()
+        try:
+            self.owners = self._source.load_owners(self._segment)
+            self._read_chunks()
+        except VaultError as error:
+            self.away = error
+
+    def _read_chunks(self) -> None:
         for row in self.rows:
             place = ChunkPlace(0, row.id, row.segment, row.offset, row.stored, row.length)
             try:
-                sealed = self._segment.reader.read(row.offset, row.stored)
-                self.opened.append((row, open_sealed(place, self._segment, sealed)))
+                self.opened.append((row, read_sealed(place, self._segment)))
             except VaultError as error:
+                if _is_away(error):
+                    raise
                 self.is_damaged = True
                 log.error("segment %s, chunk %d stays where it is: %s", self._segment.label, row.id, error)  # noqa: TRY400
 
@@ -132,14 +160,17 @@ class Compactor:
     Args:
         fs: the vault, open for writing.
         policy: what is worth it.
+        clock: seconds, never going back.
 
     Attributes:
         moved_bytes: plaintext handed to the sealing thread so far.
         full: set if the disk was full for the last step.
     """
 
-    def __init__(self, fs: FileSystem, policy: Policy = POLICY) -> None:
+    def __init__(self, fs: FileSystem, policy: Policy = POLICY, clock: Callable[[], float] = time.monotonic) -> None:
         self._fs = fs
+        self._clock = clock
+        self._away_until_s: float | None = None
         self._policy = policy
         self._rows = CompactionRows(fs.database)
         self._queue: deque[SegmentId] = deque()
@@ -177,6 +208,9 @@ class Compactor:
 
     def _next_source(self) -> _Source | None:
         """The next segment that looks worth it; the tables are searched only if something has changed in them."""
+        if self._away_until_s is not None and self._clock() >= self._away_until_s:
+            self._away_until_s = None
+            self._looked_at = (-1, False)
         if not self._queue:
             keeps_whole = self._fs.reclaimer.keeps_whole
             state = (self._fs.database.changes(), keeps_whole)
@@ -188,12 +222,12 @@ class Compactor:
         while self._queue:
             row = self._fs.chunk_rows.segment(self._queue.popleft())
             if row is not None and row.name is not None:
-                return _Source(row.id, SegmentName(row.name), self._fs.layout, self._fs.keyring)
+                return _Source(row.id, SegmentName(row.name), is_due=row.epoch < self._fs.keyring.epoch)
         return None
 
     def _step_in(self, source: _Source) -> CompactionStep | None:
         """A step in one segment, or None if it is done, unreadable, or needed by a snapshot."""
-        if self._rows.is_needed_by_snapshots(source.number):
+        if self._rows.is_needed_by_snapshots(source.number) or self._is_kept(source.name):
             return None
         rows: list[ChunkRow] = []
         size = 0
@@ -211,9 +245,17 @@ class Compactor:
             log.error("segment %d stays as it is: %s", source.number, error)  # noqa: TRY400  # the message says it all
             self._damaged.add(source.number)
             return None
-        if not segment.is_here:
-            return None  # to fetch all of it would cost more than it gives back
+        if not segment.is_here and (not source.is_due or self._away_until_s is not None):
+            return None  # to fetch all of it would cost more than it gives back; or it cannot be had now
         return CompactionStep(source, segment, rows)
+
+    def _is_kept(self, name: SegmentName) -> bool:
+        """Whether a kept snapshot needs a segment; rewriting it would give nothing back."""
+        try:
+            return name in self._fs.kept.names()
+        except VaultError as error:
+            log.error("segment %s stays as it is: %s", name, error)  # noqa: TRY400  # the message says it all
+            return True
 
     def submit(self, step: CompactionStep) -> None:
         """Seal what a step has read; a commit after this makes it count.
@@ -225,6 +267,10 @@ class Compactor:
         self.full = None
         if step.is_damaged:
             self._damaged.add(step.rows[0].segment)
+        if step.away is not None:
+            log.warning("what older keys sealed is written again when it can be had; now: %s", step.away)
+            self._away_until_s = self._clock() + AWAY_PAUSE_S
+            self._source = None
         if fs.is_snapshot_busy:
             self._begin_anew()  # the state that is being kept names these places
             return
@@ -273,7 +319,9 @@ class Compactor:
         """Older epochs of which nothing is left, as soon as everything so far is durable.  None comes back."""
         if len(self._kept_epochs) == 1:
             return set()
-        return self._kept_epochs - self._rows.epochs() - {self._fs.keyring.epoch, key_epoch(self._fs.database)}
+        used = {self._fs.keyring.epoch, key_epoch(self._fs.database)} | self._rows.epochs()
+        unneeded = self._kept_epochs - used
+        return unneeded - self._fs.kept.epochs(self._fs.keyring) if unneeded else unneeded
 
     def retire(self, epochs: set[int]) -> None:
         """Throw away older keys.

@@ -22,12 +22,14 @@ from vaultfs.metadata.database import MetadataDatabase, database_failures
 from vaultfs.metadata.snapshot_rows import SnapshotRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.durable import fsync_directory
+from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.vault import recovery, snapshots
 from vaultfs.vault.attributes import ExtendedAttributes
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.commit import Committer
 from vaultfs.vault.files import Files
 from vaultfs.vault.inodes import Inode, InodeTable
+from vaultfs.vault.kept_snapshots import KeptSnapshots, settle_kept
 from vaultfs.vault.pipeline import SealingPipeline
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan
 from vaultfs.vault.reclaim import Reclaimer
@@ -106,7 +108,8 @@ class FileSystem:
             chunk_size=self.chunk_size,
             fingerprint_key=keyring.current.fingerprint,
         )
-        self.reclaimer = Reclaimer(self.chunk_rows, layout, self.segments)
+        self.kept = KeptSnapshots(layout)
+        self.reclaimer = Reclaimer(self.chunk_rows, layout, self.segments, self.kept)
         self.committer = Committer(
             database,
             self.tree_rows,
@@ -136,6 +139,7 @@ class FileSystem:
         # The new generation becomes durable here at the latest.
         self.committer.commit()
         snapshots.clean_up(self)
+        settle_kept(self)
 
     # --- guards
 
@@ -383,6 +387,7 @@ class FileSystem:
             "key_epoch": self.keyring.epoch,
             "old_key_bytes": sum(row.live for row in segments if row.epoch < self.keyring.epoch),
             "snapshots": len(self.snapshot_rows.all()),
+            "kept_snapshots": len(kept_files(self.layout)),
         }
 
     def close(self) -> None:

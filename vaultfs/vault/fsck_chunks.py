@@ -97,9 +97,12 @@ def _that_do_not_open(
     ex: Examination, problems: list[SegmentProblem], *, reads_data: bool, on_progress: OnProgress | None
 ) -> dict[ChunkId, BadChunk]:
     suspects = {problem.row.id for problem in problems} | {each.segment for each in ex.data.overlaps()}
-    total = ex.data.total_live_bytes()
+    segments = ex.chunk_rows.segments()
+    total = ex.data.total_live_bytes() - sum(segment.live for segment in segments if segment.id in ex.absent)
     bad: dict[ChunkId, BadChunk] = {}
-    for segment in ex.chunk_rows.segments():
+    for segment in segments:
+        if segment.id in ex.absent:
+            continue
         chunks = ex.chunk_rows.chunks_of_segment(segment.id)
         if reads_data or segment.id in suspects:
             sane = [chunk for chunk in chunks if _is_sane(chunk)]

@@ -11,10 +11,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
-from vaultfs.ids import ROOT_INODE, InodeId
+from vaultfs.ids import ROOT_INODE, InodeId, SegmentId
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.check_rows import CheckRows, EntryRow
 from vaultfs.metadata.chunk_rows import ChunkRows
@@ -45,15 +45,25 @@ class Examination:
         database: open.
         report: takes the findings.
         is_repairing: each check puts right what it finds.
+        elsewhere: segments that are not missed on this disk.
     """
 
     def __init__(
-        self, inspection: Inspection, database: MetadataDatabase, report: FsckReport, *, is_repairing: bool
+        self,
+        inspection: Inspection,
+        database: MetadataDatabase,
+        report: FsckReport,
+        *,
+        is_repairing: bool,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.inspection = inspection
         self.database = database
         self.report = report
         self.is_repairing = is_repairing
+        self.elsewhere = elsewhere
+        self.absent: set[SegmentId] = set()
+        """Segments that are elsewhere indeed; filled by the check of segments."""
         self.tree = CheckRows(database)
         self.data = CheckChunkRows(database)
         self.tree_rows = TreeRows(database)

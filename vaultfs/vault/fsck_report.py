@@ -61,6 +61,8 @@ class FsckReport:
         chunks: likewise.
         segments: likewise.
         read_bytes: of sealed chunks that were opened.
+        elsewhere_segments: are not on this disk, but may be on a remote; they were not looked at.
+        elsewhere_bytes: of these.
     """
 
     vault: str
@@ -71,6 +73,8 @@ class FsckReport:
     chunks: int = 0
     segments: int = 0
     read_bytes: int = 0
+    elsewhere_segments: int = 0
+    elsewhere_bytes: int = 0
     _kept: Counter[str] = field(default_factory=Counter, repr=False)
     _problems: int = field(default=0, repr=False)
     _unrepaired: int = field(default=0, repr=False)
@@ -129,6 +133,8 @@ class FsckReport:
             "chunks": self.chunks,
             "segments": self.segments,
             "read_bytes": self.read_bytes,
+            "elsewhere_segments": self.elsewhere_segments,
+            "elsewhere_bytes": self.elsewhere_bytes,
             "omitted": self.omitted,
             "findings": [
                 {

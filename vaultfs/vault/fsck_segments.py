@@ -21,6 +21,7 @@ from vaultfs.storage.layout import VaultLayout, is_segment_name
 from vaultfs.storage.segment_file import open_for_change
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
 from vaultfs.storage.segment_reader import SegmentReader, hash_file
+from vaultfs.vault.adoption_record import foreign_segments
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_report import Severity
 from vaultfs.vault.scrub import bad_places, open_leniently, place_of
@@ -94,6 +95,11 @@ def check_segments(ex: Examination, *, is_hashing: bool) -> list[SegmentProblem]
             ex.found("empty-segment", severity, f"segment {problem.message}; nothing was in it any more")
             if ex.is_repairing and ex.inspection.was_closed:
                 ex.chunk_rows.delete_segment(row.id)
+            continue
+        if problem.code == "segment-missing" and row.name in ex.elsewhere:
+            ex.absent.add(row.id)
+            ex.report.elsewhere_segments += 1
+            ex.report.elsewhere_bytes += row.size
             continue
         saved = _mend(ex, problem) if ex.is_repairing else ""
         ex.found(problem.code, "error", f"segment {problem.message}", saved=saved)
@@ -269,9 +275,13 @@ def add_found_segment(ex: Examination, name: SegmentName, header: SegmentHeader,
 
 
 def every_segment(ex: Examination) -> list[SegmentName]:
-    """All sealed segments on disk, those without a row first."""
+    """All sealed segments on disk that may hold what is missing, those without a row first.
+
+    Those of another history may not: the same numbers of chunks mean other things there.
+    """
     known = {row.name for row in ex.chunk_rows.segments()}
-    return sorted(ex.inspection.layout.sealed_names(), key=lambda name: name in known)
+    foreign = foreign_segments(ex.inspection.layout, ex.inspection.adoption) - known
+    return sorted(set(ex.inspection.layout.sealed_names()) - foreign, key=lambda name: (name in known, name))
 
 
 def _clear_place(ex: Examination, row: SegmentRow) -> None:
@@ -289,6 +299,7 @@ def _clear_place(ex: Examination, row: SegmentRow) -> None:
 def _check_strangers(ex: Examination, rows: list[SegmentRow], layout: VaultLayout) -> None:
     known = {row.name for row in rows if row.name is not None}
     tokens = {row.token for row in rows}
+    known |= foreign_segments(layout, ex.inspection.adoption)
     count = sum(1 for name in layout.sealed_names() if name not in known)
     if count:
         ex.found("unreferenced-segment", "note", f"{count} sealed segments belong to no file of the vault")

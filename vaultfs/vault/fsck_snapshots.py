@@ -1,4 +1,4 @@
-"""The checks of fsck on snapshots: the manifest of each, and HEAD's mention of the newest."""
+"""The checks of fsck on snapshots: the manifest of each, HEAD's mention of the newest, and what kept ones need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.metadata.snapshot_rows import SnapshotRow, SnapshotRows
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_segments import move_aside
+from vaultfs.vault.kept_check import kept_problems
 from vaultfs.vault.snapshot_manifest import SnapshotHold, manifest_files, open_manifest
 
 
@@ -53,6 +54,31 @@ def check_snapshots(ex: Examination) -> None:
         ex.found("stray-manifest", "note", f"{len(strangers)} manifests belong to no snapshot of this vault")
 
 
+def check_kept(ex: Examination, *, reads_data: bool) -> None:
+    """Look at kept snapshots, of which the database knows nothing; a manifest that cannot be read is moved aside."""
+    layout = ex.inspection.layout
+    known = {row.name for row in ex.chunk_rows.segments() if row.name is not None}
+    problems = kept_problems(layout, ex.inspection.keyring, known=known, elsewhere=ex.elsewhere, reads_data=reads_data)
+    for problem in list(problems):
+        what = f"kept snapshot {problem.seq} ({problem.id[:12]})"
+        safe = "the present files are not concerned"
+        if problem.is_manifest:
+            ex.found("kept-manifest", "error", f"{what} cannot be opened: {problem.message}", saved=safe, is_lost=True)
+            if ex.is_repairing:
+                move_aside(layout, layout.kept_path(problem.seq, problem.id))
+        else:
+            advice = "delete the snapshot if nobody needs it"
+            ex.found("kept-data", "error", f"{what}: {problem.message}; {advice}", saved=safe, is_repaired=False)
+    if ex.inspection.adoption is not None:
+        ex.found("adoption", "note", "an adoption was interrupted; the next mount ends it, or takes it back")
+    elif layout.adopting.is_dir():
+        ex.found(
+            "adoption",
+            "note",
+            f"what an adoption has fetched lies in {layout.adopting}; 'vaultfs sync --adopt' goes on with it",
+        )
+
+
 def _problem_of(ex: Examination, row: SnapshotRow) -> str | None:
     layout = ex.inspection.layout
     try:
@@ -65,7 +91,7 @@ def _problem_of(ex: Examination, row: SnapshotRow) -> str | None:
         pieces = {content.segments[piece.segment].name for piece in content.pieces}
     except VaultError as error:
         return str(error)
-    gone = pieces.intersection(missing)
+    gone = pieces.intersection(missing).difference(ex.elsewhere)
     return f"the segment {min(gone)}, which holds its metadata, is missing" if gone else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,7 @@ from vaultfs.errors import FormatTooNewError, IntegrityError, RollbackError, Sto
 from vaultfs.metadata.database import MetadataDatabase, database_failures
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
+from vaultfs.vault.adoption_record import AdoptionRecord, load_adoption
 from vaultfs.vault.head import Head, witness_path
 from vaultfs.vault.opening import load_header, open_database
 
@@ -50,6 +51,7 @@ class Inspection:
         problems: with HEAD, the witness, and how the database fits them.
         database: open, or None if it cannot be.
         has_foreign_wal: a log lies beside a database that does not need one.
+        adoption: one that was interrupted.
     """
 
     layout: VaultLayout
@@ -61,6 +63,7 @@ class Inspection:
     problems: list[Problem] = field(default_factory=list)
     database: MetadataDatabase | None = None
     has_foreign_wal: bool = False
+    adoption: AdoptionRecord | None = None
 
     @property
     def was_closed(self) -> bool:
@@ -102,7 +105,7 @@ def inspecting(
         keyring = load_header(layout).unlock(secret)
         if on_unlocked is not None:
             on_unlocked()
-        inspection = Inspection(layout, keyring, lock, Head(layout, keyring))
+        inspection = Inspection(layout, keyring, lock, Head(layout, keyring), adoption=load_adoption(layout, keyring))
         _look_at_head(inspection)
         _look_at_database(inspection)
         try:
@@ -164,6 +167,9 @@ def _open_database(inspection: Inspection, *, writable: bool) -> None:
     inspection.seen_generation = max(inspection.seen_generation, generation)
     if inspection.record is None:
         return
+    if inspection.adoption is not None and inspection.adoption.is_carried_out(inspection.database):
+        manifest_hash = bytes.fromhex(inspection.adoption.snapshot_id)
+        inspection.record = replace(inspection.record, manifest_hash=manifest_hash)
     try:
         inspection.head.verify_generation(generation)
     except VaultError as error:

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,6 +22,7 @@ from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
+from vaultfs.vault.adoption_record import load_adoption
 from vaultfs.vault.database_key import change_key
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
@@ -230,6 +232,9 @@ def open_unlocked(
             database.keep_log()
         found = database.setting("generation")
         head.verify_generation(found)
+        adoption = load_adoption(layout, keyring)
+        if adoption is not None and adoption.is_carried_out(database):
+            head.record = record = replace(record, manifest_hash=bytes.fromhex(adoption.snapshot_id))
         if not read_only:
             generation = record.generation + 1
             # Before any byte of the database changes, HEAD must say that it will.
@@ -239,6 +244,8 @@ def open_unlocked(
             elif key_epoch(database) != epoch:
                 database.set_setting("key_epoch", epoch)  # it was rebuilt without
             database.set_setting("generation", generation)
+            if adoption is not None:
+                adoption.settle(layout, keyring, database)
         return FileSystem(layout, keyring, lock, head, database, read_only=read_only, source=source)
     except BaseException:
         database.close()

@@ -67,6 +67,21 @@ def open_sealed(place: ChunkPlace, segment: ReadableSegment, sealed: bytes | mem
     return data
 
 
+def read_sealed(place: ChunkPlace, segment: ReadableSegment) -> bytes:
+    """The plaintext of a whole chunk; fetched from elsewhere if what is here does not open.  May block.
+
+    Raises:
+        IntegrityError: it does not open, or its segment ends before it.
+        VaultError: it cannot be read, or had.
+    """
+    try:
+        return open_sealed(place, segment, segment.reader.read(place.offset, place.stored))
+    except IntegrityError:
+        if segment.spare is None:
+            raise
+    return open_sealed(place, segment, segment.spare.fetch(place.offset, place.stored))
+
+
 class Scratch:
     """A buffer for sealed bytes that is used again and again; for one thread, and until the next call.
 
@@ -112,6 +127,11 @@ class ReadPlan:
         self._cache = cache
         self.opened: list[tuple[ChunkPlace, bytes]] = []
         """Chunks of which a part was wanted."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all that is missing lies on this disk."""
+        return all(each.segment.is_here for each in self.wanted)
 
     def fill_nowait(self) -> bool:
         """Complete the result without waiting for the disk; False if that cannot be done (then call `fill`).

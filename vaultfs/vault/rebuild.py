@@ -26,7 +26,7 @@ from typing import Final, NamedTuple, Self
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
 from vaultfs.errors import IntegrityError, StorageError, VaultError
-from vaultfs.ids import ROOT_INODE, InodeId, SegmentName
+from vaultfs.ids import ROOT_INODE, InodeId, SegmentName, SnapshotSeq
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
 from vaultfs.metadata.database import MetadataDatabase, database_failures
@@ -34,7 +34,11 @@ from vaultfs.metadata.rebuild_rows import Described, RebuildRows
 from vaultfs.metadata.salvage import Salvaged, salvage
 from vaultfs.metadata.snapshot_rows import SnapshotRow, SnapshotRows
 from vaultfs.storage.durable import fsync_directory, storage_errors
+from vaultfs.storage.kept_manifests import kept_files
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.storage.manifest_format import Manifest
 from vaultfs.storage.segment_format import IndexEntry, SegmentHeader
+from vaultfs.vault.adoption_record import foreign_segments
 from vaultfs.vault.fsck_repair import Examination
 from vaultfs.vault.fsck_report import Finding, FsckReport
 from vaultfs.vault.fsck_segments import add_found_segment, move_aside
@@ -112,6 +116,10 @@ def rebuild(inspection: Inspection, report: FsckReport, generation: int) -> Meta
     return open_database(layout, keyring)
 
 
+def _numbered(layout: VaultLayout) -> list[tuple[SnapshotSeq, str]]:
+    return [*manifest_files(layout), *kept_files(layout)]
+
+
 def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
@@ -122,7 +130,7 @@ def _fill(inspection: Inspection, report: FsckReport, database: MetadataDatabase
     names, unreadable = _read_indexes(inspection, report, described)
     database.set_setting("chunk_size", _likely_chunk_size(described.longest()))
     database.set_setting("is_compressing", int(described.any_compressed()))
-    database.set_setting("snapshot_seq", max((seq for seq, _ in manifest_files(inspection.layout)), default=0))
+    database.set_setting("snapshot_seq", max((seq for seq, _ in _numbered(inspection.layout)), default=0))
     base = _from_old_database(inspection, database) or _from_snapshot(inspection, report, database)
     if base is None:
         base = _Base("the segments' own indexes", has_all=False, first_chunk=0, is_snapshot=False)
@@ -157,7 +165,10 @@ def _read_indexes(inspection: Inspection, report: FsckReport, described: Rebuild
     """Read the indexes of all sealed segments; return their names, by number, and how many have none that opens."""
     names: list[SegmentName] = []
     unreadable = len(inspection.layout.open_tokens())
+    foreign = foreign_segments(inspection.layout, inspection.adoption) - _of_snapshots(inspection.layout)
     for name in inspection.layout.sealed_names():
+        if name in foreign:
+            continue  # of another history, in which the same numbers mean other things
         try:
             indexed = read_index(inspection.layout, name, inspection.keyring)
         except VaultError as error:
@@ -172,6 +183,16 @@ def _read_indexes(inspection: Inspection, report: FsckReport, described: Rebuild
         )
     described.index()
     return names, unreadable
+
+
+def _of_snapshots(layout: VaultLayout) -> set[SegmentName]:
+    """The segments that ordinary snapshots name, which are of the present's own history."""
+    found: set[SegmentName] = set()
+    for seq, snapshot_id in manifest_files(layout):
+        with contextlib.suppress(VaultError, OSError):  # `_from_snapshot` reports it
+            manifest, _ = Manifest.decode(layout.manifest_path(seq, snapshot_id).read_bytes())
+            found.update(name for name, _ in manifest.segments)
+    return found
 
 
 # --- what to begin with

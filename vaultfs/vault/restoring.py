@@ -1,11 +1,11 @@
 """A vault out of what was fetched from a remote: header, one manifest, and the segments that it names.
 
 The database is the manifest's image, put together and verified piece by piece, with what an image cannot have: the rows
-of its own snapshot.  Older snapshots in it are ended, because their manifests and segments were not fetched.  HEAD
-comes last, and says that all is clean; before it is there the directory is no vault that opens, and everything here can
-be done again.
+of its own snapshot.  Older snapshots in it are ended, with the chunks that they alone needed, because their manifests
+and segments were not fetched.  HEAD comes last, and says that all is clean; before it is there the directory is no
+vault that opens, and everything here can be done again.
 
-The vault is opened once at the end: that ends what the older snapshots kept, and shows that it opens.
+The vault is opened once at the end, which shows that it opens.
 
 The generation is above any that this machine has seen: restoring is what the person wants, and an older copy of the
 vault that may still lie around must not be taken for the present one.
@@ -14,13 +14,14 @@ vault that may still lie around must not be taken for the present one.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from vaultfs.crypto.header import VaultHeader
 from vaultfs.crypto.keys import Keyring
 from vaultfs.errors import IntegrityError, UsageError
-from vaultfs.ids import SnapshotSeq
+from vaultfs.ids import ChunkId, SnapshotSeq
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.chunk_rows import ChunkRow, ChunkRows
 from vaultfs.metadata.database import MetadataDatabase
@@ -29,10 +30,13 @@ from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
 from vaultfs.storage.segment_source import SegmentSource
+from vaultfs.storage.snapshot_history import add_to_history
+from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header, open_database, open_unlocked
 from vaultfs.vault.snapshot_image import image_pieces
 from vaultfs.vault.snapshot_manifest import SnapshotContent, SnapshotHold, open_manifest
+from vaultfs.vault.snapshots import SWEEP_CHUNKS
 
 _NEW_NAME: Final = ".metadata.db.restored"
 
@@ -72,10 +76,10 @@ def complete(
         hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
         try:
             _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
-            _write_image(layout, keyring, content, source)
+            add_to_history(layout, seq, snapshot_id)
+            generation = make_database(layout, layout, keyring, content, snapshot_id, source=source)
         finally:
             hold.release()
-        generation = _add_snapshot(layout, keyring, content, snapshot_id)
         head = Head(layout, keyring)
         head.write_clean(max(generation, head.seen_generation()) + 1, manifest_hash=bytes.fromhex(snapshot_id))
         with storage_errors(f"cannot remove {layout.restoring}"):
@@ -87,43 +91,97 @@ def complete(
     restored.close()  # gives up the lock
 
 
-def _write_image(layout: VaultLayout, keyring: Keyring, content: SnapshotContent, source: SegmentSource | None) -> None:
-    new = layout.root / _NEW_NAME
-    for old in (new, layout.database, Path(f"{layout.database}-wal")):
-        with storage_errors(f"cannot remove what an interrupted restore left: {old}"):
+def make_database(
+    target: VaultLayout,
+    layout: VaultLayout,
+    keyring: Keyring,
+    content: SnapshotContent,
+    snapshot_id: str,
+    *,
+    source: SegmentSource | None = None,
+    settings: Mapping[str, int] | None = None,
+) -> int:
+    """Make the ``metadata.db`` that a vault in the state of a snapshot has, durably, and return its generation.
+
+    Args:
+        target: in whose place for the database it is put; what lies there is replaced.
+        layout: where the segments are.
+        keyring: of the vault.
+        content: of the snapshot's manifest.
+        snapshot_id: the hash of that.
+        source: has segments that are not in ``layout``.
+        settings: what else the database shall say.
+
+    Raises:
+        IntegrityError: a segment or a piece is not what was written.
+        NoSpaceError, StorageError: the disk failed.
+    """
+    _write_image(target, layout, keyring, content, source)
+    return _add_snapshot(target, keyring, content, snapshot_id, settings or {})
+
+
+def _write_image(
+    target: VaultLayout,
+    layout: VaultLayout,
+    keyring: Keyring,
+    content: SnapshotContent,
+    source: SegmentSource | None,
+) -> None:
+    new = target.root / _NEW_NAME
+    for old in (new, target.database, Path(f"{target.database}-wal")):
+        with storage_errors(f"cannot remove what was interrupted before: {old}"):
             old.unlink(missing_ok=True)
-    with storage_errors(f"cannot write {layout.database}"), new.open("xb") as file:
+    with storage_errors(f"cannot write {target.database}"), new.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
         for piece in image_pieces(layout, keyring, content, source):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-        new.rename(layout.database)
-    fsync_directory(layout.root)
+        new.rename(target.database)
+    fsync_directory(target.root)
 
 
-def _add_snapshot(layout: VaultLayout, keyring: Keyring, content: SnapshotContent, snapshot_id: str) -> int:
+def _add_snapshot(
+    target: VaultLayout, keyring: Keyring, content: SnapshotContent, snapshot_id: str, settings: Mapping[str, int]
+) -> int:
     """Give the database the rows of its own snapshot, end the others, and return its generation."""
-    database = open_database(layout, keyring)
+    database = open_database(target, keyring)
     try:
         rows = SnapshotRows(database)
         rows.set_making(None)
         for older in rows.all():
             rows.delete(older.seq)
-        rows.set_cleaning(True)  # the first mount gives back what the older ones needed
+        rows.set_cleaning(True)  # the first mount looks for manifests of the older ones
         rows.insert(
             SnapshotRow(content.seq, snapshot_id, content.created_ns, content.label, content.files, content.bytes)
         )
         database.set_setting("snapshot_seq", content.seq)
         _add_pieces(database, rows, content)
+        _end_chunks(database, rows, keyring)
+        for name, value in settings.items():
+            database.set_setting(name, value)
         generation = database.setting("generation")
         database.commit()
         database.sync_wal()
         database.checkpoint(truncate=True)
     finally:
         database.close()
-    fsync_directory(layout.root)
+    fsync_directory(target.root)
     return generation
+
+
+def _end_chunks(database: MetadataDatabase, rows: SnapshotRows, keyring: Keyring) -> None:
+    """End the chunks that only older snapshots needed, and forget segments in which nothing is left."""
+    numbers = {name: database.setting(name) for name in ("next_chunk", "snapshot_seq")}
+    chunks = ChunkTable(ChunkRows(database), rows, epoch=keyring.epoch, **numbers)
+    while pieces := rows.take_stray_pieces(SWEEP_CHUNKS):
+        chunks.release_pieces(pieces)
+    position: tuple[int, ChunkId] | None = (0, ChunkId(0))
+    while position is not None:
+        position = chunks.sweep_dead(position, SWEEP_CHUNKS)
+    for row in ChunkRows(database).segments():
+        if not row.live:
+            ChunkRows(database).delete_segment(row.id)
 
 
 def _add_pieces(database: MetadataDatabase, rows: SnapshotRows, content: SnapshotContent) -> None:

@@ -5,7 +5,8 @@
 2. HEAD says ``open``, sealed with the new key.
 3. ``metadata.db`` is copied under the new key and renamed; fingerprints, made with the old one, are forgotten.
 4. HEAD says ``clean``, and the command returns.
-5. :mod:`vaultfs.vault.compaction` seals all old segments again, a few MiB at a time, in every mount.
+5. :mod:`vaultfs.vault.compaction` seals all old segments again, a few MiB at a time, in every mount; those that are
+   not on this disk are fetched for it.
 6. ``vault.json`` is replaced by one without the older keys that no segment has any more: the rotation is over.
 
 A crash after any step leaves a vault that opens, and whose next mount goes on with the step after it.
@@ -28,6 +29,8 @@ from vaultfs.crypto.slots import KeySlot, Secret
 from vaultfs.errors import IntegrityError, UsageError, WrongPasswordError
 from vaultfs.metadata.compaction_rows import CompactionRows
 from vaultfs.storage.durable import atomic_replace
+from vaultfs.storage.kept_manifests import kept_files
+from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.compaction import CompactProgress, compact
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.keyslots import UnlockedHeader, VaultPath, unlocked, usual_cost
@@ -42,7 +45,7 @@ class RotationState:
         epoch: the current one.
         old_segments: segments that are still sealed with older keys.
         old_bytes: of chunks in them: about what is written again, and what a backup will upload again.
-        snapshots: how many exist; those from before the rotation keep the older keys.
+        snapshots: how many exist, kept ones included; those from before the rotation keep the older keys.
         is_over: the older keys are gone.
     """
 
@@ -76,6 +79,7 @@ def rotate(
     lose_others: bool = False,
     kdf: KdfParameters | None = None,
     rewrite: CompactProgress | None = None,
+    source: SegmentSource | None = None,
 ) -> Rotation:
     """Begin a new key epoch at once; what the old key sealed is written again by later mounts.
 
@@ -86,6 +90,7 @@ def rotate(
         lose_others: all further slots may go.
         kdf: what a guess at the kept secrets shall cost; None: as much as at the costliest now.
         rewrite: write everything again now, and tell this function how far it is.
+        source: has segments that are missing or damaged here.
 
     Raises:
         UsageError: slots would be lost, and ``lose_others`` is not set; nothing was changed.
@@ -106,7 +111,7 @@ def rotate(
             )
         renewed, keyring = header.rotate(opened.keyring, list(kept.items()), kdf or usual_cost(header, *kept.values()))
         _begin_epoch(opened, renewed, kept)
-        fs = open_unlocked(opened.layout, keyring, opened.lock, read_only=False)
+        fs = open_unlocked(opened.layout, keyring, opened.lock, read_only=False, source=source)
         try:
             if rewrite is not None:
                 compact(fs, progress=rewrite, old_keys_only=True)
@@ -124,7 +129,7 @@ def rotation_state(fs: FileSystem) -> RotationState:
     """
     with fs.database_safe():
         old = CompactionRows(fs.database).old_data(fs.keyring.epoch)
-        snapshots = len(fs.snapshot_rows.all())
+        snapshots = len(fs.snapshot_rows.all()) + len(kept_files(fs.layout))
     is_over = len(load_header(fs.layout).sealed_keyring) == OVERHEAD_BYTES
     return RotationState(fs.keyring.epoch, old.segments, old.live_bytes, snapshots, is_over)
 

@@ -8,7 +8,7 @@ forward.  Nothing is changed.  A vault that is not mounted is read as a whole (`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from vaultfs.metadata.check_rows import CheckRows
 from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow, ChunkRows, SegmentRow
 from vaultfs.storage.segment_reader import SegmentReader
 from vaultfs.vault.inspection import inspecting
+from vaultfs.vault.kept_check import kept_problems
 from vaultfs.vault.reading import open_sealed
 from vaultfs.vault.segments import ReadableSegment
 
@@ -63,10 +64,12 @@ class ScrubReport:
     Attributes:
         chunks: opened.
         read_bytes: of sealed chunks.
-        damaged_chunks: that do not open.
+        damaged_chunks: that do not open; segments and manifests, of kept snapshots.
         ranges: what of the files is damaged.
         others: damaged chunks that no file refers to now, but a snapshot.
         lost_chunks: known to be lost since an earlier fsck; their ranges are among ``ranges``.
+        elsewhere_segments: are not on this disk, but may be on a remote; nothing in them was opened.
+        elsewhere_bytes: of these.
     """
 
     chunks: int = 0
@@ -75,6 +78,8 @@ class ScrubReport:
     lost_chunks: int = 0
     ranges: list[DamagedRange] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    elsewhere_segments: int = 0
+    elsewhere_bytes: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
@@ -90,6 +95,8 @@ class ScrubReport:
             "lost_chunks": self.lost_chunks,
             "damaged": [ranged._asdict() for ranged in self.ranges],
             "damaged_in_snapshots": self.others,
+            "elsewhere_segments": self.elsewhere_segments,
+            "elsewhere_bytes": self.elsewhere_bytes,
             "exit_code": int(self.exit_code),
         }
 
@@ -238,6 +245,7 @@ def scrub(
     *,
     on_progress: OnProgress | None = None,
     on_unlocked: Callable[[], None] | None = None,
+    elsewhere: Collection[str] = (),
 ) -> ScrubReport:
     """Open every chunk of a vault that is not mounted.
 
@@ -246,6 +254,7 @@ def scrub(
         secret: opens a key slot.
         on_progress: called after every segment.
         on_unlocked: called once the key derivation is done.
+        elsewhere: names of segments that are not missed on this disk.
 
     Raises:
         NotAVaultError, FormatTooNewError, WrongPasswordError, VaultLockedError: as their names say.
@@ -258,9 +267,15 @@ def scrub(
         database = inspection.database
         rows, checks, tree = ChunkRows(database), CheckChunkRows(database), CheckRows(database)
         report = ScrubReport()
-        total = checks.total_live_bytes()
+        segments = rows.segments()
+        absent = {segment.id for segment in segments if _is_elsewhere(segment, inspection.layout, elsewhere)}
+        report.elsewhere_segments = len(absent)
+        report.elsewhere_bytes = sum(segment.size for segment in segments if segment.id in absent)
+        total = checks.total_live_bytes() - sum(segment.live for segment in segments if segment.id in absent)
         bad: list[BadChunk] = []
-        for segment in rows.segments():
+        for segment in segments:
+            if segment.id in absent:
+                continue
             chunks = rows.chunks_of_segment(segment.id)
             bad += scrub_segment(segment, chunks, inspection.layout, inspection.keyring)
             report.chunks += len(chunks)
@@ -273,7 +288,16 @@ def scrub(
         paths = Paths(tree)
         report.ranges, others = ranges_of(bad + lost, tree, paths, database.setting("chunk_size"))
         report.others = [describe_other(each, checks) for each in others]
+        for problem in kept_problems(
+            inspection.layout, inspection.keyring, known=(), elsewhere=elsewhere, reads_data=True
+        ):
+            report.others.append(f"kept snapshot {problem.seq} ({problem.id[:12]}): {problem.message}")
+            report.damaged_chunks += 1
         return report
+
+
+def _is_elsewhere(row: SegmentRow, layout: VaultLayout, names: Collection[str]) -> bool:
+    return row.name in names and row.name is not None and not os.path.lexists(layout.sealed_path(SegmentName(row.name)))
 
 
 def known_lost(checks: CheckChunkRows) -> list[BadChunk]:

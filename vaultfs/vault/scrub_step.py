@@ -11,13 +11,14 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaultfs.errors import IntegrityError
-from vaultfs.ids import ChunkId
+from vaultfs.ids import ChunkId, SegmentId, SegmentName
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.check_rows import CheckRows
 from vaultfs.metadata.chunk_rows import ChunkRow
 from vaultfs.metadata.compaction_rows import CompactionRows
 from vaultfs.vault.reading import ChunkDamageError
-from vaultfs.vault.scrub import BadChunk, DamagedRange, bad_places, describe_other, place_of
+from vaultfs.vault.scrub import BadChunk, DamagedRange, bad_places, describe_other, open_leniently, place_of
+from vaultfs.vault.segments import SealedSegment
 
 if TYPE_CHECKING:
     from vaultfs.vault.filesystem import FileSystem
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STEP_CHUNKS: Final = 256
 STEP_BYTES: Final = 4 << 20
+LAST_CHUNK: Final = (1 << 63) - 1
 LOGGED_PER_STEP: Final = 16
 """Damaged ranges that are logged with all names; finding the names reads the whole table of names."""
 
@@ -43,10 +45,18 @@ class ScrubStep:
         segment: open; None if it cannot be opened.
         chunks: in it.
         reason: why it cannot be opened.
+        elsewhere: the segment, if it is not on this disk; then nothing is read.
     """
 
-    def __init__(self, segment: ReadableSegment | None, chunks: list[ChunkRow], reason: str = "") -> None:
+    def __init__(
+        self,
+        segment: ReadableSegment | None,
+        chunks: list[ChunkRow],
+        reason: str = "",
+        elsewhere: SealedSegment | None = None,
+    ) -> None:
         self._segment = segment
+        self.elsewhere = elsewhere
         self.chunks = chunks
         self.bad = [BadChunk(row.id, row.segment, reason) for row in chunks] if segment is None else []
 
@@ -59,6 +69,8 @@ class ScrubStep:
     @property
     def position(self) -> Position:
         """Where the next step goes on."""
+        if self.elsewhere is not None:
+            return Position(self.elsewhere.number, LAST_CHUNK)
         return Position(self.chunks[-1].segment, self.chunks[-1].id)
 
     @property
@@ -85,13 +97,25 @@ def plan(fs: FileSystem, after: Position) -> ScrubStep | None:
                     break
                 chunks.append(row)
             if chunks:
-                try:
-                    return ScrubStep(fs.segments.get(segment), chunks)
-                except IntegrityError as error:
-                    return ScrubStep(None, chunks, str(error))
+                return _step(fs, segment, chunks)
         segment, chunk = checks.next_segment(after.segment if segment is None else segment), 0
         if segment is None:
             return None
+
+
+def _step(fs: FileSystem, number: SegmentId, chunks: list[ChunkRow]) -> ScrubStep:
+    try:
+        segment = fs.segments.get(number)
+        if segment.is_here:
+            return ScrubStep(segment, chunks)
+        row = fs.chunk_rows.segment(number)
+        assert row is not None, "it was just found by its row"
+        assert row.name is not None, "only what has its name lies on remotes"
+        if not os.path.lexists(fs.layout.sealed_path(SegmentName(row.name))):
+            return ScrubStep(None, [], elsewhere=SealedSegment(number, SegmentName(row.name), row.size))
+        return ScrubStep(open_leniently(row, fs.layout, fs.keyring), chunks)  # damaged, though it is read elsewhere
+    except IntegrityError as error:
+        return ScrubStep(None, chunks, str(error))
 
 
 def judge(fs: FileSystem, step: ScrubStep) -> tuple[list[DamagedRange], list[str]]:

@@ -74,18 +74,31 @@ def read_index(layout: VaultLayout, name: SegmentName, keyring: Keyring) -> Inde
     """
     header, segment = open_by_header(layout, name, keyring)
     try:
-        size = segment.reader.size_bytes()
-        if size < HEADER_BYTES + TRAILER_BYTES:
-            raise IntegrityError(f"the segment {name} has no index")
-        sealed = segment.reader.read(size - TRAILER_BYTES, TRAILER_BYTES)
-        trailer = decode_trailer(segment.cipher.open_record(b"trailer", sealed), size)
-        index = segment.reader.read(trailer.index_offset, trailer.index_length)
-        entries = decode_index(segment.cipher.open_record(b"index", index))
+        return IndexedSegment(name, header, segment.reader.size_bytes(), index_entries(segment))
     finally:
         segment.reader.close()
+
+
+def index_entries(segment: ReadableSegment) -> list[IndexEntry]:
+    """What the index of an open segment says, in order of offset, authenticated.
+
+    Raises:
+        IntegrityError: it has no index, or is damaged.
+        StorageError: the disk failed.
+        VaultError: it lies elsewhere, and cannot be had.
+    """
+    size = segment.reader.size_bytes()
+    if size < HEADER_BYTES + TRAILER_BYTES:
+        raise IntegrityError(f"the segment {segment.label} has no index")
+    sealed = segment.reader.read(size - TRAILER_BYTES, TRAILER_BYTES)
+    trailer = decode_trailer(segment.cipher.open_record(b"trailer", sealed), size)
+    index = segment.reader.read(trailer.index_offset, trailer.index_length)
+    entries = decode_index(segment.cipher.open_record(b"index", index))
     if len(entries) != trailer.entries:
-        raise IntegrityError(f"the segment {name}: its index has {len(entries)} entries instead of {trailer.entries}")
-    return IndexedSegment(name, header, size, entries)
+        raise IntegrityError(
+            f"the segment {segment.label}: its index has {len(entries)} entries instead of {trailer.entries}"
+        )
+    return entries
 
 
 def chunk_opens(entry: IndexEntry, segment: ReadableSegment) -> bool:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from vaultfs.crypto.aead import SegmentCipher
 from vaultfs.crypto.keys import Keyring
-from vaultfs.errors import IntegrityError
+from vaultfs.errors import IntegrityError, VaultError
 from vaultfs.ids import KeyEpoch, SegmentId, SegmentName
 from vaultfs.metadata.chunk_rows import ChunkRows, SegmentRow
 from vaultfs.storage.durable import storage_errors
@@ -32,6 +32,14 @@ log = logging.getLogger(__name__)
 
 OPEN_SEGMENTS: Final = 256
 """Of the 1,024 descriptors that a process may have by default."""
+
+
+class SealedSegment(NamedTuple):
+    """A sealed segment by its row; the size is in bytes."""
+
+    number: SegmentId
+    name: SegmentName
+    size: int
 
 
 class ChunkReader(Protocol):
@@ -57,12 +65,22 @@ class ReaderElsewhere:
         cache: fetches what it lacks.
         name: the segment's.
         size: its bytes.
+        path: where it will lie if somebody fetches all of it; None: nobody looks.
     """
 
-    def __init__(self, cache: SegmentCache, name: SegmentName, size: int) -> None:
+    def __init__(self, cache: SegmentCache, name: SegmentName, size: int, path: Path | None = None) -> None:
         self._cache = cache
         self._name = name
         self._size = size
+        self._path = path
+
+    def has_arrived(self) -> bool:
+        """Whether the segment is on this disk now; then it is to be opened there."""
+        return self._path is not None and self._path.exists()
+
+    def forget(self, offset: int, length: int) -> None:
+        """What was read of a range does not open: fetch it anew the next time."""
+        self._cache.forget(self._name, offset, length)
 
     def read(self, offset: int, length: int) -> bytes:
         """Read, and wait for the network if need be."""
@@ -181,6 +199,9 @@ class SegmentAccess:
             IntegrityError: its file is missing, no regular file, or of another vault.
         """
         found = self._open.get(segment)
+        if found is not None and isinstance(found.reader, ReaderElsewhere) and found.reader.has_arrived():
+            self.arrived(SegmentName(found.label))
+            found = None
         if found is None:
             found = self._load(segment)
             if len(self._open) >= OPEN_SEGMENTS and not self._leases:
@@ -205,15 +226,19 @@ class SegmentAccess:
         if self._source is None:
             return ReadableSegment(self._open_file(path, name, row), cipher, name)
         try:
-            return ReadableSegment(
+            found = ReadableSegment(
                 self._open_file(path, name, row), cipher, name, Spare(self._source, None, path, name)
             )
+            self.arrived(name)
+            return found  # noqa: TRY300
         except IntegrityError as error:
-            if path.exists():
+            is_damaged = os.path.lexists(path)
+            if is_damaged:
                 log.error("%s; it is read from elsewhere", error)  # noqa: TRY400
         assert self._cache is not None
         spare = Spare(self._source, self._cache, None, name)
-        return ReadableSegment(ReaderElsewhere(self._cache, name, row.size), cipher, name, spare)
+        reader = ReaderElsewhere(self._cache, name, row.size, None if is_damaged else path)
+        return ReadableSegment(reader, cipher, name, spare)
 
     def _open_file(self, path: Path, label: str, row: SegmentRow) -> SegmentReader:
         reader = SegmentReader.open(path, segment=label)
@@ -225,6 +250,27 @@ class SegmentAccess:
             reader.close()
             raise
         return reader
+
+    def sealed(self) -> list[SealedSegment]:
+        """The sealed segments that something is in, wherever they lie."""
+        return [
+            SealedSegment(row.id, SegmentName(row.name), row.size)
+            for row in self._rows.segments()
+            if row.name is not None and row.live
+        ]
+
+    def is_needed(self, segment: SealedSegment) -> bool:
+        """Whether there is still something in it."""
+        row = self._rows.segment(segment.number)
+        return row is not None and row.name == segment.name and row.live > 0
+
+    def arrived(self, name: SegmentName) -> None:
+        """All of a segment is on this disk now, and is read from there: give back what the cache has of it."""
+        assert self._cache is not None, "what is elsewhere is read through it"
+        try:
+            self._cache.drop(name)
+        except VaultError as error:  # room that is given back later
+            log.warning("what was fetched of segment %s before stays: %s", name, error)
 
     def forget(self, segment: SegmentId) -> None:
         """Drop a segment, for example because its file is gone."""

@@ -1,20 +1,27 @@
 """The snapshot that a sync carries away: of the present, in whole segments, and new only if something has changed.
 
 Before it is made, segments with holes (from the time before the vault had a remote) are written again, and what files
-have in those that older snapshots hold in place is copied.  Snapshots made here carry the label `LABEL`; older ones of
-them are deleted but for the newest, which a remote may be getting just now.
+have in those that older snapshots hold in place is copied.  So is what the present has in *worn* segments, of which it
+needs less than half: compaction cannot touch these, because the newest snapshot of a sync always needs them, and the
+vault and its remotes would keep every segment of which any chunk is left.  They go with the snapshots that still need
+them, here by the syncs that follow, on a remote by a prune.
+
+Snapshots made here carry the label `LABEL`; older ones of them are deleted but for the newest, which a remote may be
+getting just now.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vaultfs.errors import VaultLockedError
+from vaultfs.ids import ChunkId, InodeId, SegmentId, SegmentName
 from vaultfs.metadata.compaction_rows import CompactionRows
 from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.manifest_format import Manifest
-from vaultfs.vault.compaction import NOTHING_MORE, compact
+from vaultfs.vault.compaction import NOTHING_MORE, POLICY, compact
 from vaultfs.vault.reading import ChunkDamageError
 from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
 
@@ -29,6 +36,10 @@ LABEL: Final = "sync"
 KEPT: Final = 1
 """Older snapshots of syncs that stay beside the newest."""
 EXTENTS_AT_ONCE: Final = 512
+WORN_PERCENT: Final = 50
+"""At a half, what is copied in the long run is at most as much again as was written."""
+EXTENTS_LOOKED_AT: Final = 4096
+"""Of the whole vault, if a segment is worn; some 3 ms, then others have their turn."""
 
 
 def prepare(fs: FileSystem) -> tuple[SnapshotInfo, bool]:
@@ -77,12 +88,14 @@ def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
     known = list_snapshots(fs)
     if known and not is_changed(fs) and _is_whole(fs, known[-1]):
         return known[-1], False
+    worn = _worn(fs)
+    yield from _copying_worn(fs, worn)
     for info in [each for each in known if each.label == LABEL][:-KEPT]:
         try:
-            yield from deleting(fs, info.seq)
+            yield from deleting(fs, info.id)  # a kept snapshot may have the same number
         except VaultLockedError:
             log.info("snapshot %d is being copied; a later sync deletes it", info.seq)
-    return (yield from creating(fs, LABEL)), True
+    return (yield from creating(fs, LABEL, worn)), True
 
 
 def _copying_out(fs: FileSystem) -> Steps[None]:
@@ -93,15 +106,44 @@ def _copying_out(fs: FileSystem) -> Steps[None]:
     rows = CompactionRows(fs.database)
     after = (0, -1)
     while extents := rows.extents_beside_holes(after, EXTENTS_AT_ONCE):
-        for number, index, chunk in extents:
-            yield Step.ROOM
-            inode = fs.inodes.find(number)
-            if inode is None:
-                continue
-            fs.check_room(fs.chunk_size)
-            try:
-                fs.files.copy_out(inode, index, chunk)
-            except ChunkDamageError as damage:
-                fs.report_damage(damage)
+        yield from _copying(fs, extents)
         after = extents[-1][:2]
+
+
+def _worn(fs: FileSystem) -> set[SegmentId]:
+    """The segments on this disk of which the present needs little, and no snapshot of a person anything.
+
+    What a clone has not fetched stays as it is: fetching it would cost more than it gives back.
+    """
+    if not fs.reclaimer.keeps_whole:
+        return set()
+    found = CompactionRows(fs.database).worn_segments(LABEL, WORN_PERCENT, POLICY.least_gain)
+    rows = (fs.chunk_rows.segment(number) for number in found)
+    return {row.id for row in rows if row and row.name and fs.layout.sealed_path(SegmentName(row.name)).exists()}
+
+
+def _copying_worn(fs: FileSystem, worn: Collection[SegmentId]) -> Steps[None]:
+    """Seal anew what files have in worn segments; what images of snapshots have there is not shared any more."""
+    rows = CompactionRows(fs.database)
+    chunks = {chunk for segment in worn for chunk in rows.chunks_of_files(segment)}
+    after = (0, -1)
+    while chunks and (extents := rows.extents_after(after, EXTENTS_LOOKED_AT)):
+        yield from _copying(fs, [each for each in extents if each[2] in chunks])
+        after = extents[-1][:2]
+        yield Step.PAUSE
+
+
+def _copying(fs: FileSystem, extents: Sequence[tuple[InodeId, int, ChunkId]]) -> Steps[None]:
+    """Seal the chunks of some extents anew, durably.  A damaged one stays where it is, and is told as such."""
+    for number, index, chunk in extents:
+        yield Step.ROOM
+        inode = fs.inodes.find(number)
+        if inode is None:
+            continue
+        fs.check_room(fs.chunk_size)
+        try:
+            fs.files.copy_out(inode, index, chunk)
+        except ChunkDamageError as damage:
+            fs.report_damage(damage)
+    if extents:
         yield Step.COMMIT

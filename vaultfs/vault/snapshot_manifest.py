@@ -23,6 +23,7 @@ import os
 import re
 from dataclasses import dataclass
 from itertools import starmap
+from pathlib import Path
 from typing import Annotated, Final, NamedTuple, Self
 
 import msgspec
@@ -36,11 +37,11 @@ from vaultfs.storage.durable import atomic_replace, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import MAX_MANIFEST_BYTES, Manifest, manifest_hash
 from vaultfs.storage.segment_format import HEADER_BYTES
+from vaultfs.storage.snapshot_history import add_to_history
 
 SHORTEST_ID: Final = 4
 """Digits of a snapshot's id that must be given at least."""
 
-_FILE: Final = re.compile(r"([0-9]{10,19})-([0-9a-f]{64})\.manifest")
 _LEFTOVER: Final = re.compile(r"\.[0-9]{10,19}-[0-9a-f]{64}\.manifest\.[0-9a-f]{16}\.tmp")
 _PRIVATE_VERSION: Final = 1
 
@@ -96,6 +97,7 @@ class SnapshotInfo:
         created_ns: nanoseconds since 1970.
         files: inodes in it.
         bytes: of plaintext, the sum of the sizes of its files.
+        is_kept: it is of a history that the vault has left, see `vaultfs.vault.kept_snapshots`.
     """
 
     seq: SnapshotSeq
@@ -104,6 +106,7 @@ class SnapshotInfo:
     created_ns: int
     files: int
     bytes: int
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def write_manifest(layout: VaultLayout, keyring: Keyring, content: SnapshotConte
     except ValueError as error:
         raise UsageError(f"no snapshot can be made of this vault: {error}") from error
     name = manifest_hash(data)
+    add_to_history(layout, content.seq, name)
     atomic_replace(layout.manifest_path(content.seq, name), data)
     return name
 
@@ -269,20 +273,23 @@ def _is_within(piece: Piece, segments: tuple[SegmentFacts, ...]) -> bool:
 
 
 def manifest_files(layout: VaultLayout) -> list[tuple[SnapshotSeq, str]]:
-    """Number and id of every manifest on disk, by their names, in order.
+    """Number and id of every manifest on disk but those of kept snapshots, by their names, in order.
 
     Raises:
         StorageError: the directory cannot be read.
     """
-    found = []
-    with storage_errors(f"cannot list {layout.heads}"), os.scandir(layout.heads) as entries:
-        for entry in entries:
-            match = _FILE.fullmatch(entry.name)
-            if match is not None and entry.is_file(follow_symlinks=False):
-                seq = SnapshotSeq(int(match[1]))
-                if layout.manifest_path(seq, match[2]).name == entry.name:
-                    found.append((seq, match[2]))
-    return sorted(found)
+    return layout.manifests_in(layout.heads)
+
+
+def find_manifest(layout: VaultLayout, seq: SnapshotSeq, snapshot_id: str) -> Path:
+    """The file of a manifest: an ordinary one, a kept one, or one on its way in an adoption.
+
+    Raises:
+        IntegrityError: the id is none.
+    """
+    ordinary = layout.manifest_path(seq, snapshot_id)
+    others = (layout.kept_path(seq, snapshot_id), VaultLayout(layout.adopting).manifest_path(seq, snapshot_id))
+    return next((path for path in (ordinary, *others) if os.path.lexists(path)), ordinary)
 
 
 def remove_leftovers(layout: VaultLayout) -> None:
@@ -313,6 +320,9 @@ def choose(which: str | int, known: list[tuple[SnapshotSeq, str]]) -> tuple[Snap
         found = [each for each in known if each[1].startswith(text)]
     if not found:
         raise UsageError(f"there is no snapshot {str(which)!r}; 'vaultfs snapshot list' shows which there are")
+    if len(found) > 1 and text == str(found[0][0]):
+        ids = " and ".join(snapshot_id[:12] for _, snapshot_id in found)
+        raise UsageError(f"{len(found)} snapshots have the number {text}; say which by its id, {ids}")
     if len(found) > 1:
         raise UsageError(f"{str(which)!r} begins the ids of {len(found)} snapshots; give more of it, or the number")
     return found[0]
@@ -337,7 +347,7 @@ class SnapshotHold:
             VaultLockedError: another process reads the snapshot, or deletes it.
             IntegrityError: the manifest is missing or no regular file.
         """
-        path = layout.manifest_path(seq, snapshot_id)
+        path = find_manifest(layout, seq, snapshot_id)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:

@@ -27,20 +27,22 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from vaultfs.crypto.keys import Keyring, fingerprint
 from vaultfs.errors import IntegrityError, NoSpaceError, StorageError, UsageError, VaultError, VaultLockedError
-from vaultfs.ids import ChunkId, KeyEpoch, SegmentName, SnapshotSeq
+from vaultfs.ids import ChunkId, KeyEpoch, SegmentId, SegmentName, SnapshotSeq
 from vaultfs.metadata.chunk_rows import ChunkRows, SegmentRow
 from vaultfs.metadata.database import MetadataDatabase
 from vaultfs.metadata.snapshot_rows import PiecePlace, SnapshotRow
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.durable import fsync_directory, storage_errors
+from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.storage.layout import VaultLayout
+from vaultfs.vault.kept_snapshots import dropping, list_kept
 from vaultfs.vault.sealing_jobs import SealJob
 from vaultfs.vault.snapshot_manifest import (
     Piece,
@@ -129,6 +131,14 @@ def list_snapshots(fs: FileSystem) -> list[SnapshotInfo]:
         return [SnapshotInfo(r.seq, r.id, r.label, r.created_ns, r.files, r.bytes) for r in fs.snapshot_rows.all()]
 
 
+def all_snapshots(fs: FileSystem) -> list[SnapshotInfo]:
+    """All snapshots in order of their times, the kept ones included, each once."""
+    own = list_snapshots(fs)
+    ids = {info.id for info in own}
+    found = [*own, *(info for info in list_kept(fs.layout, fs.keyring) if info.id not in ids)]
+    return sorted(found, key=lambda info: (info.created_ns, info.seq, info.id))
+
+
 def delete_snapshot(fs: FileSystem, which: str | int) -> SnapshotInfo:
     """Delete a snapshot and give back what it alone needed; return what it was.
 
@@ -162,14 +172,20 @@ def _alone(fs: FileSystem) -> Generator[None]:
 # --- making
 
 
-def creating(fs: FileSystem, label: str) -> Steps[SnapshotInfo]:
-    """As `create_snapshot`, in steps."""
+def creating(fs: FileSystem, label: str, avoiding: Collection[SegmentId] = ()) -> Steps[SnapshotInfo]:
+    """As `create_snapshot`, in steps.
+
+    Args:
+        fs: the vault.
+        label: for people.
+        avoiding: segments whose pieces of older images are not shared, so that they can go some day.
+    """
     if len(label.encode(errors="surrogateescape")) > LONGEST_LABEL_BYTES or not (label.isprintable()):
         raise UsageError(f"a label has at most {LONGEST_LABEL_BYTES} bytes, and no control characters")
     with _alone(fs):
         if fs.snapshot_rows.is_cleaning():
             yield from cleaning(fs)
-        making = _Making(fs, label)
+        making = _Making(fs, label, avoiding)
         try:
             yield from making.moment()
             yield from making.store_image()
@@ -189,9 +205,10 @@ def creating(fs: FileSystem, label: str) -> Steps[SnapshotInfo]:
 class _Making:
     """One snapshot on its way."""
 
-    def __init__(self, fs: FileSystem, label: str) -> None:
+    def __init__(self, fs: FileSystem, label: str, avoiding: Collection[SegmentId]) -> None:
         self._fs = fs
         self._label = label
+        self._avoiding = avoiding
         self._seq: SnapshotSeq | None = None
         self._version = 0
         self._created_ns = 0
@@ -297,14 +314,23 @@ class _Making:
         """One piece: share the chunk that holds the same bytes, or have one sealed."""
         fs = self._fs
         twin = fs.chunk_rows.by_fingerprint(known[:16], len(data))
-        if twin is not None and not (fs.reclaimer.keeps_whole and fs.chunk_rows.lies_beside_holes(twin)):
-            fs.chunks.retain(twin)
-            fs.snapshot_rows.put_piece(self._number, index, twin)
-            return
+        if twin is not None:
+            if not self._is_avoided(twin):
+                fs.chunks.retain(twin)
+                fs.snapshot_rows.put_piece(self._number, index, twin)
+                return
+            fs.chunk_rows.forget_fingerprint(twin)  # or the next snapshot would find this one again
         fs.check_room(len(data))
         job = SealJob(fs.chunks.new_id(), data, known, index=index)
         fs.pipeline.submit(job)
         fs.chunks.pieces[job.chunk] = self._number
+
+    def _is_avoided(self, chunk: ChunkId) -> bool:
+        rows = self._fs.chunk_rows
+        if self._fs.reclaimer.keeps_whole and rows.lies_beside_holes(chunk):
+            return True
+        row = rows.chunk(chunk) if self._avoiding else None
+        return row is not None and row.segment in self._avoiding
 
     def publish(self) -> Steps[SnapshotInfo]:
         """Write the manifest, then HEAD, then the row."""
@@ -402,7 +428,10 @@ def deleting(fs: FileSystem, which: str | int) -> Steps[SnapshotInfo]:
     """As `delete_snapshot`, in steps."""
     with _alone(fs):
         known = {info.seq: info for info in list_snapshots(fs)}
-        seq, snapshot_id = choose(which, [(info.seq, info.id) for info in known.values()])
+        kept = kept_files(fs.layout)
+        seq, snapshot_id = choose(which, [*((info.seq, info.id) for info in known.values()), *kept])
+        if (seq, snapshot_id) in kept:
+            return (yield from dropping(fs, seq, snapshot_id))
         hold = None
         if fs.layout.manifest_path(seq, snapshot_id).is_file():
             hold = SnapshotHold.take(fs.layout, seq, snapshot_id, is_exclusive=True)

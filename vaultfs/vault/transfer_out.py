@@ -71,6 +71,22 @@ def get(
     return getter.outcome
 
 
+def total_bytes(fs: FileSystem, top: Inode) -> int:
+    """The sizes of all files of a tree, or of one file, together; one with several names counts once."""
+    if not top.is_directory:
+        return top.size if top.is_regular else 0
+    total, stack, seen = 0, [top.id], set()
+    while stack:
+        for entry in fs.tree.entries(stack.pop()):
+            if entry.inode.is_directory:
+                stack.append(entry.inode.id)
+            elif entry.inode.is_regular and entry.inode.id not in seen:
+                total += entry.inode.size
+                if entry.inode.nlink > 1:
+                    seen.add(entry.inode.id)
+    return total
+
+
 def _final_path(path: bytes, destination: str, *, is_tree: bool, replace: bool) -> Path:
     """Where the copy shall be in the end.
 
@@ -199,7 +215,7 @@ class _Getter:
 
     def copy(self, inode: Inode, path: bytes, temporary: Path) -> None:
         """Copy a file or a tree to a name that is not there yet, and bring it to the disk."""
-        self._total_bytes = self._measure(inode)
+        self._total_bytes = total_bytes(self._fs, inode)
         parent = os.open(temporary.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         name = os.fsencode(temporary.name)
         try:
@@ -211,21 +227,6 @@ class _Getter:
                 self._file(inode, path, parent, name, is_durable=True)
         finally:
             os.close(parent)
-
-    def _measure(self, top: Inode) -> int:
-        """The sizes of all files together."""
-        if not top.is_directory:
-            return top.size if top.is_regular else 0
-        total, stack, seen = 0, [top.id], set()
-        while stack:
-            for entry in self._fs.tree.entries(stack.pop()):
-                if entry.inode.is_directory:
-                    stack.append(entry.inode.id)
-                elif entry.inode.is_regular and entry.inode.id not in seen:
-                    total += entry.inode.size
-                    if entry.inode.nlink > 1:
-                        seen.add(entry.inode.id)
-        return total
 
     def _tree(self, top: Inode, path: bytes, parent: int, name: bytes) -> None:
         stack = [self._enter(top, path, parent, name)]

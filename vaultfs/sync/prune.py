@@ -1,0 +1,365 @@
+"""``prune``: give up snapshots of a remote by rules, and delete, later, what nothing needs any more.
+
+In two phases, which may be months apart; each run of a prune does what is due of both:
+
+1. What the rules drop, and what no snapshot needs, is written into a record (`vaultfs.sync.condemned`).  That is one
+   PUT.  Nothing is deleted, and until the second phase the dropped snapshots can still be restored.
+2. When a record is older than the grace period: a mark is put; everything is looked at anew; the manifests that the
+   record names are deleted, then the segments that it names and nothing needs now, then the record.
+
+So a kill at any moment leaves complete snapshots, and the next prune goes on.  What is deleted was unneeded twice, a
+grace period apart, by all manifests that could be found, not by a listing alone: an object that a listing leaves out
+or invents makes nothing else deletable, and if one manifest cannot be read, nothing is deleted at all.
+
+Another machine may sync meanwhile.  It takes in records before it relies on anything, and protects what it needs of
+them; see `RemoteRun.spare`.  This machine's own syncs wait for the ledger's lock.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from functools import partial
+from typing import Final
+
+from vaultfs.errors import IntegrityError, ObjectMissingError, UsageError
+from vaultfs.ids import SegmentName, VaultId
+from vaultfs.remotes.store import Store
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.condemned import Record, Spare, put_mark, put_record, read_spare
+from vaultfs.sync.download import choose_head
+from vaultfs.sync.keep_policy import DatedHead, KeepPolicy, kept
+from vaultfs.sync.ledger import OpenLedger
+from vaultfs.sync.local_vault import ManifestHold, list_manifests
+from vaultfs.sync.plan import is_due
+from vaultfs.sync.remote_layout import (
+    BRANCHES_PREFIX,
+    CONDEMNED_PREFIX,
+    SPARED_PREFIX,
+    SWEPT_PREFIX,
+    RemoteHead,
+    head_key,
+    segment_key,
+)
+from vaultfs.sync.remote_objects import list_segments, read_remote_header
+from vaultfs.sync.remote_snapshots import RemoteHistory, needs_of
+from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgress
+
+__all__ = ["KeptSnapshot", "PruneReport", "StoppedError", "SyncProgress", "WaitingRecord", "prune"]
+
+GRACE_NS: Final = 7 * 24 * 3600 * 10**9
+"""Long enough for a weekend in which somebody finds out that the rules were wrong, and for the longest upload."""
+SPARE_NS: Final = 30 * 24 * 3600 * 10**9
+"""A spare of a sync that was never ended protects so long."""
+SKEW_NS: Final = 3600 * 10**9
+"""A record from further in the future than this was written by a wrong clock, and is dated anew."""
+
+
+@dataclass
+class KeptSnapshot:
+    """A snapshot that stays, when it was made, and the rules that keep it."""
+
+    head: RemoteHead
+    created_ns: int
+    rules: list[str]
+
+
+@dataclass
+class WaitingRecord:
+    """What is given up, and will be deleted by a prune after ``due_ns``, if nothing needs it then."""
+
+    due_ns: int
+    snapshots: int
+    segments: int
+    bytes: int
+
+
+@dataclass
+class PruneReport:
+    """What was done; in a dry run: would be.
+
+    Attributes:
+        kept: snapshots that stay, newest first.
+        dropped: those given up now, newest first.
+        condemned_segments, condemned_bytes: what no snapshot needs any more since now.
+        deleted_snapshots, deleted_segments, deleted_bytes: gone for good; all were given up a grace period ago.
+        waiting: what is given up, and not deleted yet.
+    """
+
+    kept: list[KeptSnapshot] = field(default_factory=list)
+    dropped: list[DatedHead] = field(default_factory=list)
+    condemned_segments: int = 0
+    condemned_bytes: int = 0
+    deleted_snapshots: int = 0
+    deleted_segments: int = 0
+    deleted_bytes: int = 0
+    waiting: list[WaitingRecord] = field(default_factory=list)
+
+
+def prune(
+    store: Store,
+    ledger: OpenLedger,
+    policy: KeepPolicy,
+    *,
+    now_ns: int,
+    layout: VaultLayout | None = None,
+    vault_id: VaultId | None = None,
+    drop: Sequence[str] = (),
+    grace_ns: int = GRACE_NS,
+    dry_run: bool = False,
+    zone: tzinfo | None = None,
+    connections: int = 4,
+    progress: ProgressFunction | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> PruneReport:
+    """Give up what the rules do not keep, and delete what was given up long enough ago.
+
+    Args:
+        store: the remote.
+        ledger: what this machine knows of it, open; an empty one without a file if it knows nothing.
+        policy: which snapshots stay; an empty one keeps all.
+        now_ns: nanoseconds since 1970.
+        layout: the vault on this machine; None if there is none.
+        vault_id: whose remote it must be; None: of any vault.
+        drop: snapshots to be given up whatever the rules say, as `choose_head` takes them.
+        grace_ns: how old a record must be before what it names is deleted.
+        dry_run: change nothing.
+        zone: whose calendar the rules count by; the machine's if None.
+        connections: so many requests at once.
+        progress: called in this thread, with bytes of segments deleted.
+        is_stopped: asked in this thread, ten times a second; may raise.
+
+    Raises:
+        UsageError: the remote holds another vault, or none; a snapshot is not there, or the newest is to be dropped.
+        IntegrityError, ObjectMissingError: a manifest cannot be read, so it is not known what is needed.
+        FormatTooNewError: a newer vaultfs wrote there.
+        StoppedError: the caller asked for it.
+        RemoteError: the remote failed.  As after all of these, the same prune may be run again.
+    """
+    crew = Crew(connections, progress, is_stopped)
+    crew.tick()
+    header = read_remote_header(store)
+    if header is None:
+        raise UsageError(f"{store.name} has no vault.json: it holds no vault")
+    if vault_id is not None and header.vault_id != vault_id:
+        raise UsageError(f"{store.name} holds another vault; nothing was changed")
+    history = RemoteHistory(store, header.vault_id, crew, ledger.holdings, layout)
+    work = _Prune(store, ledger, history, crew, header.vault_id, layout, now_ns=now_ns, dry_run=dry_run)
+    return work.run(policy, drop, grace_ns, zone)
+
+
+class _Prune:
+    def __init__(
+        self,
+        store: Store,
+        ledger: OpenLedger,
+        history: RemoteHistory,
+        crew: Crew,
+        vault_id: VaultId,
+        layout: VaultLayout | None,
+        *,
+        now_ns: int,
+        dry_run: bool,
+    ) -> None:
+        self._store: Final = store
+        self._ledger: Final = ledger
+        self._history: Final = history
+        self._crew: Final = crew
+        self._vault_id: Final = vault_id
+        self._layout: Final = layout
+        self._now_ns: Final = now_ns
+        self._dry_run: Final = dry_run
+        self._report: Final = PruneReport()
+
+    def run(self, policy: KeepPolicy, drop: Sequence[str], grace_ns: int, zone: tzinfo | None) -> PruneReport:
+        history, report = self._history, self._report
+        history.read()
+        if not history.snapshots:
+            raise UsageError(f"{self._store.name} has no snapshot, so there is nothing to prune")
+        for digest, record in history.records.items():
+            self._ledger.condemned(digest, record.heads, record.segments)
+        self._choose(policy, drop, zone)
+        self._condemn()
+        ripe = {}
+        for digest, record in list(history.records.items()):
+            age_ns = self._now_ns - record.created_ns
+            if age_ns < -SKEW_NS:
+                self._date_anew(digest, record)
+                age_ns = 0
+            if age_ns >= grace_ns:
+                ripe[digest] = record
+            else:
+                due_ns = self._now_ns - max(0, age_ns) + grace_ns
+                size = sum(record.segments.values())
+                report.waiting.append(WaitingRecord(due_ns, len(record.heads), len(record.segments), size))
+        if ripe:
+            self._sweep(ripe)
+        self._remove_old_notes()
+        return report
+
+    # --- the first phase
+
+    def _choose(self, policy: KeepPolicy, drop: Sequence[str], zone: tzinfo | None) -> None:
+        """Which snapshots stay."""
+        snapshots = list(self._history.snapshots.values())
+        ours = [DatedHead(each.head, each.created_ns) for each in snapshots if self._is_ours(each.head)]
+        rules: dict[RemoteHead, list[str]] = {each.head: ["not ours"] for each in snapshots}
+        for each in ours:
+            del rules[each.head]
+        if policy.is_empty:
+            rules |= {each.head: ["no rule"] for each in ours}
+        else:
+            rules |= kept(ours, policy, zone)
+        newest = max((each.head.seq for each in ours), default=0)
+        dropped = {choose_head([each.head for each in snapshots], which) for which in drop}
+        for head in dropped:
+            if head.seq == newest and self._is_ours(head):
+                raise UsageError(f"snapshot {head.seq} is the newest one of {self._store.name}; it is not dropped")
+        for found in sorted(snapshots, key=lambda each: (each.head.seq, each.head.hash), reverse=True):
+            if found.head in rules and found.head not in dropped:
+                self._report.kept.append(KeptSnapshot(found.head, found.created_ns, rules[found.head]))
+            else:
+                self._report.dropped.append(DatedHead(found.head, found.created_ns))
+
+    def _is_ours(self, head: RemoteHead) -> bool:
+        """Whether the rules apply to a snapshot: not to those of another history that stands beside ours."""
+        if not self._history.listing.branches:
+            return True
+        if self._layout is None:
+            raise UsageError(
+                f"{self._store.name} holds two histories of the vault side by side; prune it from a machine that has "
+                "the vault, as in 'vaultfs prune VAULT REMOTE', which knows its own"
+            )
+        return head.hash in self._ledger.holdings.heads
+
+    def _condemn(self) -> None:
+        """Write down what is given up now."""
+        history, report = self._history, self._report
+        stays = [history.snapshots[each.head.hash] for each in report.kept]
+        goes = [history.snapshots[each.head.hash] for each in report.dropped]
+        needed = needs_of(stays).keys() | self._needed_here()
+        known = set().union(*(record.segments for record in history.records.values()))
+        listed = list_segments(self._store, self._crew.tick)
+        segments = {
+            name: size
+            for name, size in (listed | needs_of(goes)).items()
+            if size > 0 and name not in needed and name not in known
+        }
+        report.condemned_segments, report.condemned_bytes = len(segments), sum(segments.values())
+        if not segments and not goes:
+            return
+        heads = tuple(each.head for each in goes)
+        for part in Record(self._vault_id, self._now_ns, heads, segments).parts():
+            digest = part.digest if self._dry_run else put_record(self._store, part)
+            self._ledger.condemned(digest, part.heads, part.segments)
+            history.records[digest] = part
+        for each in goes:
+            del history.snapshots[each.head.hash]
+
+    def _needed_here(self) -> set[SegmentName]:
+        """What the snapshots on this machine need that are still to be sent: some of it may be there already."""
+        needed: set[SegmentName] = set()
+        if self._layout is None:
+            return needed
+        manifests = list_manifests(self._layout)
+        for manifest in manifests:
+            if not is_due(manifest.hash, self._ledger.holdings, is_newest=manifest == manifests[-1]):
+                continue
+            hold = ManifestHold.take(self._layout, manifest)
+            if hold is None:
+                continue
+            try:
+                needed.update(name for name, _ in hold.content(self._vault_id).segments)
+            except IntegrityError:  # it cannot be sent either
+                continue
+            finally:
+                hold.release()
+        return needed
+
+    def _date_anew(self, digest: str, record: Record) -> None:
+        """Replace a record that says that it was written in the future, or it would wait until then."""
+        if self._dry_run:
+            return
+        new = Record(record.vault_id, self._now_ns, record.heads, record.segments)
+        now_called = put_record(self._store, new)
+        self._ledger.condemned(now_called, new.heads, new.segments)
+        self._store.delete(CONDEMNED_PREFIX + digest)
+
+    # --- the second phase
+
+    def _sweep(self, ripe: dict[str, Record]) -> None:
+        """Delete what these records name and nothing needs now."""
+        history, report = self._history, self._report
+        token = secrets.token_hex(32)
+        if not self._dry_run:
+            for name in (token, *ripe):
+                put_mark(self._store, name)
+            history.look_again()
+        if not history.snapshots:
+            raise IntegrityError(f"no snapshot would be left on {self._store.name}; nothing was deleted")
+        goes = {head for record in ripe.values() for head in record.heads}
+        # A snapshot that another record gives up shows until that one is ripe, and needs its segments so long.
+        history.read_given_up(goes)
+        needed = needs_of(history.snapshots.values()).keys() | self._needed_here() | self._spared()
+        doomed = {
+            name: size for record in ripe.values() for name, size in record.segments.items() if name not in needed
+        }
+        report.deleted_snapshots = len(goes)
+        report.deleted_segments, report.deleted_bytes = len(doomed), sum(doomed.values())
+        if self._dry_run:
+            return
+        self._crew.total_bytes += report.deleted_bytes
+        self._crew.work(partial(self._delete, head_key(head), 0) for head in goes)
+        self._crew.work(partial(self._delete, segment_key(name), size) for name, size in doomed.items())
+        for digest in ripe:
+            self._store.delete(CONDEMNED_PREFIX + digest)
+            del history.records[digest]
+        self._ledger.condemned(token, (), ())
+        for old in (history.listing.swept | ripe.keys()) - history.records.keys() - {token}:
+            self._store.delete(SWEPT_PREFIX + old)
+
+    def _delete(self, key: str, size: int) -> None:
+        self._crew.check()
+        self._store.delete(key)
+        self._crew.advance(size)
+
+    def _spared(self) -> set[SegmentName]:
+        """What syncs of other machines rely on.
+
+        Raises:
+            IntegrityError: one cannot be read.
+        """
+        found: set[SegmentName] = set()
+        for token in self._history.listing.spared:
+            spare = self._read_spare(token)
+            if spare is not None and self._now_ns - spare.created_ns < SPARE_NS:
+                found |= spare.segments
+        return found
+
+    def _read_spare(self, token: str) -> Spare | None:
+        try:
+            return read_spare(self._store, token, self._crew.tick)
+        except ObjectMissingError:  # that sync is over
+            return None
+
+    def _remove_old_notes(self) -> None:
+        """Records that are damaged protect and delete nothing; spares that are forgotten; branches that have ended."""
+        if self._dry_run:
+            return
+        listing = self._history.listing
+        for digest in self._history.damaged_records:
+            self._store.delete(CONDEMNED_PREFIX + digest)
+        for token in listing.spared:
+            spare = self._read_spare(token)
+            if spare is not None and self._now_ns - spare.created_ns >= SPARE_NS:
+                self._store.delete(SPARED_PREFIX + token)
+        if listing.branches and self._has_one_history(listing.heads):
+            for token in listing.branches:
+                self._store.delete(BRANCHES_PREFIX + token)
+
+    def _has_one_history(self, heads: Collection[RemoteHead]) -> bool:
+        """Whether all that is left on the remote is ours, so that there are no branches any more."""
+        given_up = self._history.given_up
+        return all(self._is_ours(head) for head in heads if head not in given_up)

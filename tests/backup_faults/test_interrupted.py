@@ -171,14 +171,26 @@ def test_verify(copied: Path, double: S3Double, forker: Forker, run: Run, long_r
     require_next_is_clean(copied, double, run)
 
 
-@pytest.mark.parametrize(("verb", "number"), [("sync", signal.SIGINT), ("verify", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("request_number", "number", "words"),
+    [
+        (2, signal.SIGINT, ["sync", "VAULT", "--quiet"]),
+        (8, signal.SIGTERM, ["remote", "test", "VAULT", "s3"]),
+        pytest.param(2, signal.SIGTERM, ["verify", "VAULT", "s3", "--read-data", "--quiet"], marks=pytest.mark.long),
+    ],
+)
 def test_a_server_that_never_answers_keeps_nobody_waiting(
-    copied: Path, double: S3Double, forker: Forker, run: Run, verb: str, number: signal.Signals
+    copied: Path,
+    double: S3Double,
+    forker: Forker,
+    run: Run,
+    request_number: int,
+    number: signal.Signals,
+    words: list[str],
 ) -> None:
     """The request would end by itself after a minute only."""
-    more = ["s3", "--read-data"] if verb == "verify" else []
-    double.plan = at(2, Stop("before"))
-    running = forker.start(verb, copied, *more, "--quiet")
+    double.plan = at(request_number, Stop("before"))
+    running = forker.start(*(str(copied) if word == "VAULT" else word for word in words))
     double.stopped()
     begun = time.monotonic()
     running.send(number)
@@ -207,11 +219,14 @@ def test_adding_a_remote(source: Path, double: S3Double, forker: Forker, run: Ru
     assert forker.run(*words).code == 0
     requests = len(double.asked)
     assert run("remote", "remove", source, "second", bare=True).code == 0
-    for request in range(1, requests + 1, 1 if long_run else 5):
-        double.objects.clear()
-        moment = (request, Stop("after"), signal.SIGKILL)
-        assert interrupted(forker, double, moment, words).code == -signal.SIGKILL
-        assert b"second" not in run("remote", "list", source, bare=True).out
+    for request in range(1, requests + 1, 1 if long_run else 7):
+        for number in CODES if long_run else (signal.SIGINT, signal.SIGKILL):
+            double.objects.clear()
+            moment = (request, Stop("after"), number)
+            ended = interrupted(forker, double, moment, words)
+            require_told(ended, moment, requests)
+            assert b"second" not in run("remote", "list", source, bare=True).out
+            assert number == signal.SIGKILL or double.objects == {}, "what was stored to try it out is removed"
     double.heal()
     assert forker.run(*words).code == 0
     assert forker.run("sync", source, "second", "--quiet").code == 0

@@ -222,7 +222,7 @@ INTEGRITY, ERROR, TOO_NEW = ExitCode.INTEGRITY, ExitCode.ERROR, ExitCode.FORMAT_
         (deep, INTEGRITY, INTEGRITY, INTEGRITY),
         (of_another_vault, INTEGRITY, INTEGRITY, INTEGRITY),
         (newer, TOO_NEW, TOO_NEW, TOO_NEW),
-        (too_long, INTEGRITY, INTEGRITY, INTEGRITY),
+        pytest.param(too_long, INTEGRITY, INTEGRITY, INTEGRITY, marks=pytest.mark.long),
     ],
 )
 def test_snapshots_that_somebody_put_there(

@@ -68,8 +68,8 @@ def test_a_server_that_cannot_be_reached(
 ) -> None:
     """With the patience of a test; how long the real one is, is tested without a server (remotes/test_retrying)."""
     monkeypatch.setattr("vaultfs.remotes.s3._make_client", make_client)
-    monkeypatch.setattr("vaultfs.remotes.s3._CONNECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("vaultfs.remotes.s3._READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("vaultfs.remotes.s3._CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("vaultfs.remotes.s3._READ_TIMEOUT_S", 0.05)
     policy = RetryPolicy(tries=TRIES, first_wait_s=0.001)
     monkeypatch.setattr("vaultfs.remotes.urls.RetryPolicy", lambda: policy)
     layout = VaultLayout(copied)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from vaultfs.cli.spare_segments import spare_segments
 from vaultfs.errors import ExitCode, RemoteUnreachableError
 from vaultfs.sync import fetched_file
 
-from .conftest import PASSWORD, Run, Said, digest, objects, process, write_file
+from .conftest import PASSWORD, Run, Said, command, digest, objects, process, write_file
 
 KEY = vaultfs.Secret.password(PASSWORD)
+PATIENCE_S = 60
 
 
 class Device:
@@ -214,6 +218,8 @@ def test_nothing_to_take_over(devices: Devices, disk: Path) -> None:
         with vaultfs.open_vault(device.vault, KEY) as opened:
             opened.delete_snapshot(count)
         assert device.adopt()["relation"] == "ours"
+        if count == 1:
+            assert device.adopt("--take", "1")["relation"] == "ours"
         assert device.contents() == before
         assert device.snapshots().keys() == set(list(listed)[count:])
     assert not (device.vault / ".adopting").exists()
@@ -259,6 +265,24 @@ def test_interrupted_while_it_fetches(apart: Devices, monkeypatch: pytest.Monkey
     assert outcome["made"] is None
     assert behind.contents() == apart[0].contents()
     assert {path.stem for path in behind.vault.glob("segments/??/*.seg")} >= waiting
+
+
+def test_ctrl_c_while_it_fetches(apart: Devices, passfile: Path) -> None:
+    """The command ends at once; everything is as it was, and the same command goes on."""
+    ahead, behind = apart
+    before = behind.contents()
+    words = command("sync", behind.vault, "--adopt", "--bwlimit", "100K", "--passfile", passfile)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as adopting:
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(behind.vault.glob(".adopting/segments/??/.*.part")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        adopting.send_signal(signal.SIGINT)
+        out, err = adopting.communicate(timeout=PATIENCE_S)
+    assert (adopting.returncode, out) == (ExitCode.SIGINT, b""), err
+    assert behind.contents() == before
+    assert behind.adopt()["made"] is None
+    assert behind.contents() == ahead.contents()
+    behind.require_sound()
 
 
 def test_damage_on_the_remote(apart: Devices, disk: Path) -> None:
@@ -337,6 +361,35 @@ def test_a_password_that_was_changed_here_stays(apart: Devices, run: Run, tmp_pa
     assert run("ls", ahead.vault, "--passfile", new, bare=True).code == 0
 
 
+def test_a_key_that_was_rotated_here_overrules_a_password_that_was_changed_there(
+    apart: Devices, run: Run, passfile: Path, tmp_path: Path
+) -> None:
+    """Else each device would refuse what the other has put there, for ever."""
+    other, device = apart
+    new = tmp_path / "new password"
+    new.write_text("tray lamp battery\n")
+    new.chmod(0o600)
+    device.adopt()
+    device.write("text", b"by the second")
+    device.sync()
+    other.adopt()
+    assert run("passwd", other.vault, "--new-passfile", new, "--passfile", passfile, bare=True).code == 0
+    assert other.run("sync", bare=True).code == 0
+    device.here()
+    device.write("text", b"again")
+    assert run("key", "rotate", device.vault, "--passfile", passfile, bare=True).code == 0
+    said = device.run("sync", "--snapshot", "--quiet")
+    assert (said.code, "passwords or keys are not those of this vault" in said.err) == (ExitCode.ERROR, True)
+    outcome = device.adopt()
+    assert (outcome["relation"], outcome["has_new_header"]) == ("ours", False)
+    device.sync()
+    other.here()
+    assert run("sync", other.vault, "--adopt", "--passfile", new, bare=True).code == ExitCode.WRONG_PASSWORD
+    said = run("sync", other.vault, "--adopt", "--passfile", passfile, bare=True)
+    assert (said.code, b"took over its vault.json" in said.out) == (0, True), said.err
+    assert other.contents() == device.contents()
+
+
 def test_what_makes_no_sense(devices: Devices, disk: Path, run: Run, tmp_path: Path) -> None:
     device = devices[0]
     for words in (
@@ -372,10 +425,13 @@ def test_kept_snapshots_by_commands(apart: Devices, passfile: Path, run: Run) ->
     said = run("snapshot", "delete", behind.vault, "3", *secret, bare=True)
     assert (said.code, "2 snapshots have the number 3" in said.error_line) == (ExitCode.USAGE, True)
     assert behind.contents(made) == present
+    for number in range(3):  # syncs give up their older snapshots, of which one has the number of a kept one
+        behind.write("text", bytes([number]))
+        behind.sync()
     for snapshot, info in behind.snapshots().items():
         if info["is_kept"]:
             assert run("snapshot", "delete", behind.vault, snapshot[:8], *secret, bare=True).code == 0
-    assert [info["is_kept"] for info in behind.snapshots().values()] == [False]
+    assert [info["is_kept"] for info in behind.snapshots().values()] == [False, False]
     assert list((behind.vault / "heads" / "kept").iterdir()) == []
     behind.require_sound()
 

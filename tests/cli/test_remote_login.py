@@ -22,7 +22,6 @@ from vaultfs.remotes.tokens import LoginFile
 
 from .conftest import PASSWORD, Run, Said, command, make_snapshot, process, read_file, write_file
 
-
 OWN_VARIABLES = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "VAULTFS_CLIENT_ID", "VAULTFS_CLIENT_SECRET"}
 
 
@@ -296,6 +295,27 @@ class TestLogout:
         said = run("remote", "logout", accounts.name, bare=True)
         assert (said.code, "nobody has logged in" in said.error_line) == (ExitCode.USAGE, True)
 
+    def test_after_a_long_time(self, town: Town, run: Run) -> None:
+        """What is revoked is the newest refresh token, which asking for an access token may bring."""
+        dropbox = town.accounts["dropbox"]
+        dropbox.is_rotating = True
+        file = log_in(dropbox)
+        grow_older(file, 100_000.0)
+        dropbox.expire()
+        assert run("remote", "logout", "dropbox", bare=True).code == 0
+        assert (len(dropbox.revoked), dropbox.refresh_tokens, dropbox.problems) == (1, set(), [])
+        assert not file.path.exists()
+
+    @pytest.mark.parametrize("name", ["gdrive", "dropbox"])
+    def test_one_that_has_ended_already(self, town: Town, run: Run, name: str) -> None:
+        file = log_in(town.accounts[name])
+        grow_older(file, 100_000.0)
+        town.accounts[name].refresh_tokens.clear()
+        said = run("remote", "logout", name, bare=True)
+        assert (said.code, "canary" in said.error_line) == (ExitCode.PARTIAL, False)
+        assert b"See whether it has ended there: https://" in said.out
+        assert not file.path.exists()
+
     def test_the_service_cannot_be_told(self, town: Town, run: Run) -> None:
         file = log_in(town.accounts["gdrive"])
         town.accounts["gdrive"].failures = [Response(503)]
@@ -317,6 +337,8 @@ class TestKey:
         log_in(town.accounts["dropbox"])
         (tmp_path / "state/vaultfs/logins/key").write_bytes(content)
         said = run("remote", "add", vault, "cloud", "dropbox:x", bare=True)
+        assert (said.code, "32 bytes" in said.error_line) == (ExitCode.INTEGRITY, True)
+        said = run("remote", "login", "dropbox", "--no-browser", bare=True)
         assert (said.code, "32 bytes" in said.error_line) == (ExitCode.INTEGRITY, True)
 
     def test_many_that_need_one_make_one(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,10 +196,27 @@ async def test_cutting_within_a_chunk_holds_up_nobody(away: Away, operations: Va
     assert await operations.read(handle, 0, 3 * CHUNK_BYTES) == b"3" * (CHUNK_BYTES + 10)
 
 
+async def test_the_log_grows_slower_than_programs_try(
+    away: Away, operations: VaultOperations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns)
+    monkeypatch.setattr("vaultfs.fuse.operations.time", clock)
+    handle = await opened(operations, "/1")
+    for _ in range(30):
+        away.failures = [RemoteUnreachableError("the remote is away")]
+        with pytest.raises(FUSEError):
+            await operations.read(handle, 0, 10)
+        now_s += 0.125
+    assert caplog.text.count("the remote is away") == 4
+    assert caplog.text.count("(7 reads failed since the last such line)") == 3
+
+
 async def test_what_cannot_be_had_is_an_io_error(
-    away: Away, operations: VaultOperations, caplog: pytest.LogCaptureFixture
+    away: Away, operations: VaultOperations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a remote says: a program that reads a file knows nothing of hosts."""
+    monkeypatch.setattr("vaultfs.fuse.operations.TELL_EVERY_S", 0.0)
     handle = await opened(operations, "/1")
     number = Vault(operations.fs).stat("/1").st_ino
     attributes = EntryAttributes()
@@ -223,6 +241,13 @@ async def test_what_cannot_be_had_is_an_io_error(
 
 def files_of(away: Away) -> set[str]:
     return {path.stem for path in away.layout.segments.glob("??/*.seg")}
+
+
+async def until_it_waits(fill: BackgroundFill) -> None:
+    for _ in range(2000):
+        if fill.state()["state"] == "waiting":
+            break
+        await trio.sleep(0.01)
 
 
 async def test_a_clone_is_filled(fs: FileSystem, away: Away) -> None:
@@ -303,10 +328,7 @@ async def test_waiting_is_told(fs: FileSystem, away: Away) -> None:
     fill = BackgroundFill(fs, away)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fill.run)
-        for _ in range(2000):
-            if fill.state()["state"] == "waiting":
-                break
-            await trio.sleep(0.01)
+        await until_it_waits(fill)
         assert fill.state()["error"] == "the remote is away"
         nursery.cancel_scope.cancel()
     assert away.closed == 1
@@ -329,10 +351,12 @@ async def test_a_disk_that_is_nearly_full_is_left_to_programs(
 ) -> None:
     monkeypatch.setattr(filling, "RESERVE_BYTES", 1 << 62)
     fill = BackgroundFill(fs, away)
-    with trio.move_on_after(0.3):
-        await fill.run()
-    assert (away.brought, fill.state()["state"]) == ([], "waiting")
-    assert "full" in fill.state()["error"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fill.run)
+        await until_it_waits(fill)
+        assert (away.brought, fill.state()["state"]) == ([], "waiting")
+        assert "full" in fill.state()["error"]
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("what", ["before", "meanwhile"])

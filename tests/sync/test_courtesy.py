@@ -12,7 +12,7 @@ from sync.fabricated import Fabricated, target
 from vaultfs.remotes.limiting import TokenBucket
 from vaultfs.storage.lock import VaultLock
 from vaultfs.sync import courtesy
-from vaultfs.sync.courtesy import BUSY_SHARE, LOOK_S, Courtesy
+from vaultfs.sync.courtesy import BUSY_SHARE, FREE_BYTES, LOOK_S, Courtesy
 from vaultfs.sync.upload import sync
 
 
@@ -36,6 +36,7 @@ class Daemon:
         self.asked = 0
         self.bucket = Bucket()
         self.courtesy = Courtesy(77, used_s=self.used, clock=lambda: self.now_s, bucket=self.bucket)
+        self.courtesy.wait(FREE_BYTES)
 
     def used(self, pid: int) -> float:
         assert pid == 77
@@ -89,6 +90,18 @@ def test_a_daemon_that_ends_is_not_busy() -> None:
     assert not daemon.is_waited_for()
 
 
+def test_a_small_sync_is_not_slowed() -> None:
+    daemon = Daemon()
+    courtesy = Courtesy(77, used_s=daemon.used, clock=lambda: daemon.now_s, bucket=daemon.bucket)
+    for _ in range(4):
+        daemon.pass_by(LOOK_S * 1.01, 1.0)
+        courtesy.wait(FREE_BYTES // 4)
+    assert daemon.bucket.taken == []
+    daemon.pass_by(LOOK_S * 1.01, 1.0)
+    courtesy.wait(1)
+    assert daemon.bucket.taken == [1]
+
+
 def test_without_a_daemon_nobody_looks() -> None:
     bucket = Bucket()
     none = Courtesy(0, used_s=lambda _pid: pytest.fail("looked"), bucket=bucket)
@@ -100,6 +113,7 @@ def test_a_real_process() -> None:
     bucket = Bucket()
     now_s = time.monotonic()
     own = Courtesy(os.getpid(), clock=lambda: now_s, bucket=bucket)
+    own.wait(FREE_BYTES)
     end_s = time.process_time() + 0.1
     while time.process_time() < end_s:
         pass
@@ -107,6 +121,7 @@ def test_a_real_process() -> None:
     own.wait(1)
     assert bucket.taken == [1]
     gone = Courtesy(2**22 + 1, clock=lambda: now_s, bucket=bucket)  # above the largest pid_max of Linux
+    gone.wait(FREE_BYTES)
     now_s += 0.2
     gone.wait(1)
     assert bucket.taken == [1]

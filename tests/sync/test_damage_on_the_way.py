@@ -135,15 +135,14 @@ def require_only_the_good(shaken: Shaken, store: Store, outcome: TargetOutcome, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["flipped", "last byte"])
-def test_damaged_before(make: Callable[[str], Store], shaken: Shaken, scratch: Path, kind: str, how: str) -> None:
+def test_damaged_before(make: Callable[[str], Store], shaken: Shaken, scratch: Path, kind: str) -> None:
     store = make(kind)
-    shaken.harm(how)
+    shaken.harm("last byte")
     require_only_the_good(shaken, store, shaken.sync(store, scratch / "state"), scratch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["flipped", "last byte", "cut", "emptied"])
+@pytest.mark.parametrize("how", ["flipped", "cut"])
 def test_damaged_while_it_is_read(
     make: Callable[[str], Store], shaken: Shaken, scratch: Path, kind: str, how: str
 ) -> None:
@@ -152,7 +151,7 @@ def test_damaged_while_it_is_read(
     require_only_the_good(shaken, store, shaken.sync(store, scratch / "state"), scratch)
 
 
-@pytest.mark.parametrize("how", ["flipped", "last byte", "cut", "emptied"])
+@pytest.mark.parametrize("how", ["last byte", "emptied"])
 def test_damaged_after_it_was_signed(make: Callable[[str], Store], shaken: Shaken, scratch: Path, how: str) -> None:
     """S3 reads twice.  What is sent then is not what was signed, and never whole."""
     store = make("s3")

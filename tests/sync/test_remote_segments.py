@@ -22,9 +22,11 @@ from vaultfs.errors import (
 )
 from vaultfs.ids import SegmentName
 from vaultfs.remotes.configured import Remote, save_remotes
+from vaultfs.remotes.retrying import RetryPolicy
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_cache import SegmentCache
+from vaultfs.sync import remote_segments
 from vaultfs.sync.bounded_get import BoundedGet
 from vaultfs.sync.remote_layout import segment_key
 from vaultfs.sync.remote_segments import RemoteSegments
@@ -423,6 +425,41 @@ def test_in_use(first: Remoteness, clock: Clock) -> None:
 
 
 # --- the remotes of a vault
+
+
+@pytest.mark.parametrize("is_patient", [False, True])
+def test_a_command_has_more_patience_than_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_patient: bool
+) -> None:
+    layout = VaultLayout(tmp_path / "vault")
+    layout.create_directories()
+    save_remotes(layout, [Remote("cloud", "s3://bucket/x")])
+    given: list[float] = []
+
+    def result(request: BoundedGet, patience_s: float) -> bytes:
+        given.append(patience_s)
+        raise RemoteUnreachableError("away")
+
+    policies: list[RetryPolicy | None] = []
+
+    def opened(url: str, options: object, policy: RetryPolicy | None) -> Store:
+        policies.append(policy)
+        raise RemoteUnreachableError(f"{url} is away")
+
+    monkeypatch.setattr(remote_segments, "open_store", opened)
+    segments = RemoteSegments.of(layout, is_patient=is_patient)
+    assert segments is not None
+    with pytest.raises(RemoteUnreachableError):
+        segments.fetch(NAME, 0, 1)
+    monkeypatch.setattr(BoundedGet, "result", result)
+    segments = RemoteSegments.of(layout, is_patient=is_patient)
+    assert segments is not None
+    with pytest.raises(RemoteUnreachableError):
+        segments.fetch(NAME, 0, 1)
+    (policy,) = policies
+    longest_s = (policy or RetryPolicy()).total_s
+    assert longest_s < given[0] == (remote_segments.LONG_PATIENCE_S if is_patient else remote_segments.PATIENCE_S)
+    assert (policy is None) == is_patient
 
 
 def test_the_list_of_a_vault(tmp_path: Path) -> None:

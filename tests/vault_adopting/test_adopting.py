@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vault_compaction.vaults import require_exact_counts
@@ -33,6 +34,7 @@ from vaultfs.metadata.chunk_rows import ChunkRows, SegmentRow
 from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
+from vaultfs.storage.snapshot_history import add_to_history
 from vaultfs.vault.adopting import Adopting
 from vaultfs.vault.fsck import check
 from vaultfs.vault.head import Head
@@ -242,6 +244,7 @@ def test_back_to_what_was_kept(copies: Copies, tmp_path: Path) -> None:
         "newest",
     ]
     assert contents(copies.ours, kept[-1].id) == before
+    assert kept[2].id not in {snapshot for _, snapshot in kept_files(layout)}
     assert [each.code for each in check(copies.ours, KEY).findings] == []
 
 
@@ -252,6 +255,21 @@ def test_nobody_else_works_on_it_meanwhile(copies: Copies) -> None:
             with pytest.raises(VaultLockedError):
                 vaultfs.open_vault(copies.ours, KEY)
     require_sound(copies.ours)
+
+
+def test_a_sync_never_sees_both_histories(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no lock, and would take all manifests in ``heads`` for snapshots of one history."""
+    layout = VaultLayout(copies.ours)
+    seen = []
+
+    def look(*arguments: Any) -> None:
+        seen.append(manifest_files(layout))
+        add_to_history(*arguments)
+
+    monkeypatch.setattr("vaultfs.vault.adoption_record.add_to_history", look)
+    adopt(copies.ours, copies.theirs)
+    assert seen == [[]]
+    assert [snapshot for _, snapshot in manifest_files(layout)] == [offered(copies.theirs).snapshot_id]
 
 
 def test_refusals(copies: Copies, tmp_path: Path) -> None:

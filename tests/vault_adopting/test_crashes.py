@@ -27,6 +27,7 @@ from vaultfs.vault import adopting, adoption_record
 from vaultfs.vault.fsck import check as fsck
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header
+from vaultfs.vault.snapshot_manifest import manifest_files
 
 LABELS = ["before adopt", "by hand", "by hand", "common", "newest"]
 
@@ -122,6 +123,8 @@ STEPS = ["complete", "keep_manifests", "move_segments", "make_database", "only_k
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails(outcome: Outcome, step: str) -> None:
     stopped_before(step, outcome.copies)
+    names = {snapshot for _, snapshot in manifest_files(VaultLayout(outcome.copies.ours))}
+    assert outcome.adopted not in names, "a sync that comes now would take theirs for ours"
     # A check finds nothing wrong, whether it comes before the next mount or after it.
     require_sound(outcome.copies.ours)
     outcome.check(outcome.copies.ours)

@@ -185,8 +185,9 @@ def test_a_key_that_was_thrown_away_there(copies: Copies, elsewhere: pytest.Monk
     rotate(copies.ours, KEY, kdf=WEAK, rewrite=lambda *_: None)
     with vaultfs.open_vault(copies.ours, KEY) as vault:
         for info in vault.snapshots():
-            if not info.is_kept:
+            if not info.is_kept or info.label == "before adopt":  # which has keys of epoch 2, too
                 vault.delete_snapshot(info.id)
+                ids = [snapshot for snapshot in ids if snapshot != info.id]
         compact(vault.filesystem)
     assert load_header(layout).unlock(KEY).epochs == (2, 3)
     for snapshot, then in past.items():

@@ -306,8 +306,13 @@ def test_one_that_had_holes_before_is_checked_chunk_by_chunk(copies: Copies) -> 
 # --- the metadata is lost or damaged
 
 
-def test_rebuilt_metadata_takes_nothing_from_the_other_history(kept: Kept) -> None:
-    """Chunks and files of the same numbers mean other things there."""
+def test_rebuilt_metadata_takes_nothing_from_the_other_history(copies: Copies) -> None:
+    """Chunks and files of the same numbers mean other things there, and later numbers are of no file at all."""
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        for number in range(5):
+            write(vault, "/changed", os.urandom(100_000))
+            write(vault, f"/more {number}", os.urandom(100_000))
+    kept = Kept(copies)
     with vaultfs.open_vault(kept.path, KEY) as vault:
         write(vault, "/later", b"after the adoption")
     for name in ("metadata.db", "heads/HEAD"):

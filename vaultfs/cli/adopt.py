@@ -7,12 +7,11 @@ The half without keys looks at the remote and fetches (`vaultfs.sync`); the half
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from vaultfs.cli.interrupts import Interrupts
-from vaultfs.cli.mounts import LiveMount
 from vaultfs.cli.output import counted, emit_json, note, say
 from vaultfs.cli.progress import Progress
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
@@ -34,10 +33,9 @@ from vaultfs.sync.download import fetch_segments, find_head, heads
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.lineage import Lineage, Relation
 from vaultfs.sync.local_vault import list_manifests
-from vaultfs.sync.plan import reconciled
 from vaultfs.sync.public_header import read_header
 from vaultfs.sync.remote_layout import RemoteHead
-from vaultfs.sync.remote_objects import list_segments, read_remote_header, read_remote_manifest
+from vaultfs.sync.remote_objects import read_remote_header, read_remote_manifest
 from vaultfs.sync.workers import StoppedError
 from vaultfs.vault.adopting import Adopting, Theirs
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
@@ -48,7 +46,6 @@ _SHOWN_ID: int = 12
 def adopt(
     path: Path,
     layout: VaultLayout,
-    mount: LiveMount | None,
     remotes: list[Remote],
     stores: Stores,
     *,
@@ -63,7 +60,6 @@ def adopt(
     Args:
         path: as the person wrote it.
         layout: the vault.
-        mount: where it is mounted; None if it is not.
         remotes: which were chosen.
         stores: opens them.
         take: which snapshot, by number or id; None: the newest.
@@ -80,8 +76,6 @@ def adopt(
     if len(remotes) != 1:
         names = ", ".join(remote.name for remote in remotes)
         raise UsageError(f"--adopt takes over what one remote holds; say which: {names}")
-    if mount is not None:
-        raise VaultLockedError(f"{path} is mounted; unmount it, because adopting replaces everything in it")
     holder = read_holder(layout)
     if holder is not None:  # before anybody types a password
         raise VaultLockedError(f"the vault {path} is in use by {holder}; unmount it or wait until it is done")
@@ -89,7 +83,7 @@ def adopt(
     store = stores.open(remote.url, remote.options)
     head = find_head(store, take)
     listed = heads(store)
-    theirs = _read(store, layout, head, Ledger.of(read_header(layout).vault_id, remote.name))
+    theirs, overruled = _read(store, layout, head, Ledger.of(read_header(layout).vault_id, remote.name))
     key = obtain(secret or SecretOptions(), Prompt(f"Password for {path}"))
     with (
         Interrupts() as interrupts,
@@ -98,6 +92,8 @@ def adopt(
     ):
         work = _Work(layout, remote, store, listed, head, adopting, theirs)
         interrupts.check()
+        if overruled is not None:
+            work.overrule(overruled)
         with stores.interruptible() as is_stopped:
             work.look(is_stopped, is_chosen=take is not None)
         if work.relation is not Relation.OURS:
@@ -114,8 +110,8 @@ def adopt(
     return 0
 
 
-def _read(store: CountingStore, layout: VaultLayout, head: RemoteHead, ledger: Ledger) -> Theirs:
-    """What the remote says of itself.
+def _read(store: CountingStore, layout: VaultLayout, head: RemoteHead, ledger: Ledger) -> tuple[Theirs, str | None]:
+    """What the remote says of itself; and the hash of its ``vault.json`` if a key rotation here has overruled that.
 
     Raises:
         UsageError: it holds no vault, or another one.
@@ -129,8 +125,9 @@ def _read(store: CountingStore, layout: VaultLayout, head: RemoteHead, ledger: L
         raise UsageError(f"{store.name} holds another vault; nothing was changed")
     data, _ = read_remote_manifest(store, head, ours.vault_id)
     # One that this machine has put there is older than ours; the next sync replaces it.
-    is_older = public.hash in ledger.read(store.name).offered and public.data != ours.data
-    return Theirs(None if is_older else VaultHeader.decode(public.data), SnapshotSeq(head.seq), head.hash, data)
+    is_older = public.hash in ledger.read(store.name).offered and public.epoch <= ours.epoch
+    theirs = Theirs(None if is_older else VaultHeader.decode(public.data), SnapshotSeq(head.seq), head.hash, data)
+    return theirs, public.hash if public.epoch < ours.epoch else None
 
 
 def _ticking(is_stopped: Callable[[], bool]) -> Callable[[], None]:
@@ -188,6 +185,15 @@ class _Work:
         self.made: SnapshotInfo | None = None
         self.kept: list[SnapshotInfo] = []
 
+    def overrule(self, header_hash: str) -> None:
+        """Let the next sync replace the remote's ``vault.json``, whoever has put it there.
+
+        Args:
+            header_hash: of that, which is from before a rotation of the key on this device.
+        """
+        with Ledger.of(self._vault_id, self._remote.name).locked(self._store.name) as ledger:
+            ledger.offered(header_hash)
+
     def look(self, is_stopped: Callable[[], bool], *, is_chosen: bool) -> None:
         """Find out how the two histories stand to each other.
 
@@ -209,14 +215,14 @@ class _Work:
             self._ancestors = set(lineage.ancestors(self._head.hash, lowest))
 
     def fetch(self, bar: Progress, is_stopped: Callable[[], bool], connections: int) -> None:
-        """Fetch what is missing, unless the vault is one that fetches what is read; and note what the remote has.
+        """Fetch what is missing, unless the vault is one that fetches what is read.
 
         Raises:
             StoppedError, VaultError: as `fetch_segments`; the next adoption fetches the rest.
         """
         with Ledger.of(self._vault_id, self._remote.name).locked(self._store.name) as ledger:
-            # What the other device has put there is not in it yet; without this the next sync would send it again.
-            ledger.replace(reconciled(ledger.holdings, list_segments(self._store, _ticking(is_stopped))))
+            # What the other device has put there is not in it; without this the next sync would send it again.
+            ledger.replace(replace(ledger.holdings, is_listed=False))
         if self._adopting.is_partial:
             note(f"{self._layout.root} is a clone that was not filled, and stays one: only the metadata is fetched now")
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vaultfs.cli.output import counted, emit_json, note, printable, say, show_warnings
+from vaultfs.cli.core_warnings import show_warnings
+from vaultfs.cli.output import counted, emit_json, note, printable, say
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
 from vaultfs.cli.secret_sources import SecretOption
@@ -24,7 +25,7 @@ from vaultfs.sync.download import fill as fetch_rest
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import list_manifests
 from vaultfs.sync.remote_layout import RemoteHead
-from vaultfs.sync.remote_segments import RemoteSegments
+from vaultfs.sync.remote_segments import LONG_PATIENCE_S, RemoteSegments
 from vaultfs.vault.restoring import complete
 
 ORIGIN = "origin"
@@ -89,7 +90,8 @@ def run(
         manifest = fetch(store, layout, head, with_segments=False)
         # What else it can do is found out by writing, which is not everybody's right: 'remote test' does that.
         save_remotes(layout, [Remote(ORIGIN, url, options, Features(range_reads=True))])
-        complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=RemoteSegments([lambda: store]))
+        source = RemoteSegments([lambda: store], patience_s=LONG_PATIENCE_S)
+        complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=source)
         _note(store, layout, head, manifest)
         if not json:
             say(

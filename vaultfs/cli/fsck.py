@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vaultfs.cli.core_warnings import show_warnings
 from vaultfs.cli.mounts import require_unmounted_vault
-from vaultfs.cli.output import counted, emit_json, name_text, say, show_warnings
+from vaultfs.cli.output import counted, emit_json, name_text, say
 from vaultfs.cli.progress import progress
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import format_size

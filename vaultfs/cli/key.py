@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vaultfs.cli.core_warnings import show_warnings
 from vaultfs.cli.mounts import require_unmounted_vault, vault_at
-from vaultfs.cli.output import emit_json, note, printable, say, show_warnings, table
+from vaultfs.cli.output import emit_json, note, printable, say, table
 from vaultfs.cli.progress import ProgressStyle
 from vaultfs.cli.progress import progress as progress_of
 from vaultfs.cli.secret_sources import (

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import vaultfs
+from vaultfs.cli.core_warnings import show_warnings
 from vaultfs.cli.interrupts import Interrupts
 from vaultfs.cli.mounts import require_unmounted_vault
-from vaultfs.cli.output import error_line, show_warnings
+from vaultfs.cli.output import error_line
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
 from vaultfs.cli.spare_segments import lent_segments
 from vaultfs.crypto.slots import Secret

@@ -8,7 +8,6 @@ control characters escaped, a pipe gets the bytes as they are, JSON gets undecod
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -33,21 +32,6 @@ def note(line: str) -> None:
 def error_line(message: str) -> None:
     """Print an error as one line, ``vaultfs: ...``, on standard error; control characters are escaped."""
     note(printable(" ".join(message.split())))
-
-
-class _Warnings(logging.Handler):
-    """What the core wants a person to know, as lines like all others."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error_line(f"warning: {record.getMessage()}")
-
-
-def show_warnings() -> None:
-    """Print warnings of the core on standard error; without this Python prints them in its own way."""
-    logger = logging.getLogger("vaultfs")
-    if not logger.handlers:
-        logger.addHandler(_Warnings(logging.WARNING))
-        logger.propagate = False
 
 
 def _write(stream: TextIO, text: str) -> None:

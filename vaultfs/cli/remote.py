@@ -123,11 +123,14 @@ def _try_out(layout: VaultLayout, remote: Remote) -> tuple[Remote, int]:
     Raises:
         UsageError: it holds another vault; nothing was written there.
         RemoteError: it cannot be used.
+        KeyboardInterrupt, Terminated: a signal came.
     """
     with Stores() as stores:
         store = stores.open(remote.url, remote.options)
         snapshots = _require_place(layout, store)
-        return replace(remote, features=probe(store)), snapshots
+        with stores.interruptible():  # what was stored to try it out is removed again
+            features = probe(store)
+        return replace(remote, features=features), snapshots
 
 
 def _require_place(layout: VaultLayout, store: Store) -> int:

@@ -14,6 +14,7 @@ from vaultfs.errors import ExitCode, IntegrityError, RemoteError, UsageError
 from vaultfs.remotes.oauth_logins import Logins
 from vaultfs.remotes.oauth_services import OAuthService, require_service
 from vaultfs.remotes.tokens import DEFAULT_ACCOUNT, Login, LoginFile
+from vaultfs.remotes.tokens_seal import brought_seal
 
 ID_VARIABLE: Final = "VAULTFS_CLIENT_ID"
 SECRET_VARIABLE: Final = "VAULTFS_CLIENT_SECRET"  # noqa: S105  # the name of a variable
@@ -54,6 +55,7 @@ def login(
         raise UsageError(f"--port: {port} is not from 1 to 65535")
     logins = Logins()
     file = logins.file(where.name, account)
+    brought_seal()  # what is wrong with it is told now, and not when the person has logged in
     client = Client(*_identity(where, _known(file), client_id, _given_secret(client_secret_file)))
     with listening(where.port if port is None else port) as loopback:
         attempt = Attempt.begin(where.redirect.format(port=loopback.port), loopback.state)
@@ -98,6 +100,8 @@ def logout(service: str, /, *, account: str = DEFAULT_ACCOUNT, json: bool = Fals
         emit_json({"service": where.name, "account": account, "is_revoked": is_revoked})
     elif is_revoked:
         say(f"Logged out of {where.title}: the login is forgotten here, and has ended there.")
+    elif problem:
+        say(f"Forgot the login to {where.title}.  See whether it has ended there: {where.permissions}")
     else:
         say(f"Forgot the login to {where.title}.  It has not ended there; end it at {where.permissions}")
     return ExitCode.PARTIAL if problem else ExitCode.OK

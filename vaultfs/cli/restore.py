@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vaultfs.cli.output import emit_json, say, show_warnings
+from vaultfs.cli.core_warnings import show_warnings
+from vaultfs.cli.output import emit_json, say
 from vaultfs.cli.progress import ProgressStyle, progress
 from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
 from vaultfs.cli.restore_files import chosen_paths, restore_files

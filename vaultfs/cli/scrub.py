@@ -6,9 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from vaultfs.cli.core_warnings import show_warnings
 from vaultfs.cli.live import request
 from vaultfs.cli.mounts import LiveMount, mount_at, vault_at
-from vaultfs.cli.output import counted, emit_json, name_text, say, show_warnings
+from vaultfs.cli.output import counted, emit_json, name_text, say
 from vaultfs.cli.progress import Progress, progress
 from vaultfs.cli.secret_sources import Prompt, SecretOption, SecretOptions, obtain
 from vaultfs.cli.sizes import format_size

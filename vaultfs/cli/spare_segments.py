@@ -15,12 +15,12 @@ from vaultfs.storage.segment_source import KnownElsewhere, SegmentFiller, Segmen
 
 @contextmanager
 def lent_segments(vault: Path) -> Iterator[SegmentSource | None]:
-    """As `spare_segments`, closed at the end.
+    """As `spare_segments`, for a command that had better wait than fail; closed at the end.
 
     Args:
         vault: its directory.
     """
-    source = spare_segments(vault)
+    source = spare_segments(vault, is_patient=True)
     try:
         yield source
     finally:
@@ -28,7 +28,7 @@ def lent_segments(vault: Path) -> Iterator[SegmentSource | None]:
             source.close()
 
 
-def spare_segments(vault: Path) -> SegmentSource | None:
+def spare_segments(vault: Path, *, is_patient: bool = False) -> SegmentSource | None:
     """The remotes of a vault as a source of its segments; None if it has none.  Close it.
 
     No remote is opened before it is needed.  A list of remotes that cannot be read is told, and keeps nobody from using
@@ -36,6 +36,7 @@ def spare_segments(vault: Path) -> SegmentSource | None:
 
     Args:
         vault: its directory.
+        is_patient: wait for minutes before an error.
     """
     layout = VaultLayout(vault)
     if not layout.remotes.exists():
@@ -43,7 +44,7 @@ def spare_segments(vault: Path) -> SegmentSource | None:
     from vaultfs.sync.remote_segments import RemoteSegments  # noqa: PLC0415  # most vaults have no remote
 
     try:
-        return RemoteSegments.of(layout)
+        return RemoteSegments.of(layout, is_patient=is_patient)
     except VaultError as error:
         error_line(f"warning: {error}")
         return None

@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from vaultfs.cli.core_warnings import show_warnings
 from vaultfs.cli.live import request
 from vaultfs.cli.mounts import LiveMount
-from vaultfs.cli.output import counted, emit_json, error_line, note, printable, say, show_warnings
+from vaultfs.cli.output import counted, emit_json, error_line, note, printable, say
 from vaultfs.cli.progress import Progress, ProgressStyle, progress
 from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sizes import format_age, format_size
@@ -121,7 +122,6 @@ def run(
             return take_over(
                 path,
                 layout,
-                mount,
                 chosen,
                 stores,
                 take=take,

@@ -54,7 +54,9 @@ def _read(path: Path) -> bytes | None:
         with open(descriptor, "rb") as file:  # noqa: PTH123  # a descriptor
             key = file.read(_KEY_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     if len(key) != _KEY_BYTES:
-        raise IntegrityError(f"{path} is not the key of this user's logins: it must have {_KEY_BYTES} bytes")
+        raise IntegrityError(
+            f"{path} is not the key of your logins: it must have {_KEY_BYTES} bytes. Move it away and log in again",
+        )
     return key
 
 

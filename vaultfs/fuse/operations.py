@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 CACHE_S: Final = 86_400.0
 """How long the kernel may keep names, their absence, and attributes; nobody else changes them."""
 
+TELL_EVERY_S: Final = 1.0
+
 _DOTS: Final = (b".", b"..")
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _MASKED: Final = 0o7777 | stat.S_IFMT(0o177777)
@@ -87,6 +89,8 @@ class VaultOperations(pyfuse3.Operations):
         self._absent.st_ino = InodeT(0)
         self._absent.entry_timeout = CACHE_S
         self._set_id_since: dict[InodeId, int] = {}
+        self._told_at_s = -TELL_EVERY_S
+        self._untold = 0
         self._waiting_elsewhere = trio.CapacityLimiter(MOST_WORKERS_ELSEWHERE)
 
     @property
@@ -227,7 +231,8 @@ class VaultOperations(pyfuse3.Operations):
         if not fields.update_size:
             return await self._setattr(inode, attr, fields, ctx)
         await self._before_writing(InodeId(inode))
-        await self._before_cutting(InodeId(inode), attr.st_size)
+        if self.fs.segments.has_elsewhere:
+            await self._before_cutting(InodeId(inode), attr.st_size)
         return await self._setattr(inode, attr, fields, ctx)
 
     async def _before_writing(self, inode: InodeId) -> None:
@@ -370,8 +375,18 @@ class VaultOperations(pyfuse3.Operations):
         if isinstance(error, ChunkDamageError):
             self.fs.report_damage(error)
             return FUSEError(errno.EIO)
-        log.error("read of inode %d: %s", inode.id, error)
-        return FUSEError(errno.EIO if isinstance(error, RemoteError) else error.errno)
+        if not isinstance(error, RemoteError):
+            log.error("read of inode %d: %s", inode.id, error)
+            return FUSEError(error.errno)
+        # A program may try again as fast as it can; the log need not grow as fast.
+        now_s = time.monotonic()
+        if now_s - self._told_at_s < TELL_EVERY_S:
+            self._untold += 1
+        else:
+            more = f" ({self._untold} reads failed since the last such line)" if self._untold else ""
+            log.error("read of inode %d: %s%s", inode.id, error, more)
+            self._told_at_s, self._untold = now_s, 0
+        return FUSEError(errno.EIO)
 
     def _offer_around(self, inode: Inode, offset: int, size: int, plan: ReadPlan) -> None:
         if not self.read_around.is_on or inode.dirty or inode.pending or self.handles.has_writers(inode.id):

@@ -18,8 +18,8 @@ from vaultfs.sync.remote_objects import body
 
 log = logging.getLogger(__name__)
 
-LONGEST_S: Final = 180.0
-"""However steadily a remote trickles."""
+MOST_PATIENCES: Final = 9
+"""A request takes no longer than so many times what one silence may last, however steadily a remote trickles."""
 
 
 class BoundedGet:
@@ -61,7 +61,7 @@ class BoundedGet:
             self.give_up()
 
     def _wait(self, patience_s: float) -> bytes:
-        ends_at_s = time.monotonic() + LONGEST_S
+        ends_at_s = time.monotonic() + MOST_PATIENCES * patience_s
         with self._changed:
             while not self._is_over and not self._is_given_up:
                 came = len(self._pieces)

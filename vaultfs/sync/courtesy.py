@@ -18,6 +18,8 @@ from typing import Final
 from vaultfs.remotes.limiting import TokenBucket
 
 BUSY_BYTES_PER_S: Final = 64 << 20
+FREE_BYTES: Final = 128 << 20
+"""Are never waited with: most syncs are small, and over before anybody feels them."""
 LOOK_S: Final = 0.1
 """How often it is looked whether the daemon is busy."""
 BUSY_SHARE: Final = 0.2
@@ -49,17 +51,21 @@ class Courtesy:
         self._clock: Final = clock
         self._bucket: Final = bucket or TokenBucket(BUSY_BYTES_PER_S, clock=clock)
         self._lock: Final = threading.Lock()
+        self._free_bytes = FREE_BYTES
         self._looked_at_s = clock()
         self._seen_s = self._used_s(pid) if pid else 0.0
         self._is_busy = False
 
     def wait(self, count: int) -> None:
         """Called before so many bytes are read: returns at once, or when they may be, if the daemon is busy."""
-        if self._pid and self._look():
+        if self._pid and self._is_to_wait(count):
             self._bucket.take(count)
 
-    def _look(self) -> bool:
+    def _is_to_wait(self, count: int) -> bool:
         with self._lock:
+            if self._free_bytes > 0:
+                self._free_bytes -= count
+                return False
             passed_s = self._clock() - self._looked_at_s
             if passed_s >= LOOK_S:
                 used_s = self._used_s(self._pid)

@@ -4,7 +4,8 @@ Nothing is opened before the first byte is wanted.  The remotes are asked in the
 answered last first; what comes is believed by nobody before it opens.
 
 Whoever reads a file waits for this, so it ends in bounded time: all remotes together may be silent for `PATIENCE_S`,
-and one that has failed is not asked again for a while (`vaultfs.sync.breaker`).
+and one that has failed is not asked again for a while (`vaultfs.sync.breaker`).  A command that copies has more time,
+and a person who can end it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from vaultfs.errors import ObjectMissingError, RemoteError, RemoteRefusedError, RemoteUnreachableError, VaultError
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 Opener = Callable[[], Store]
 
 PATIENCE_S: Final = 20.0
+LONG_PATIENCE_S: Final = 200.0
+"""More than a store takes until it gives up by itself."""
 QUIET_S: Final = 0.5
 """Who reads on asks again sooner than this."""
 _POLICY: Final = RetryPolicy(tries=3, first_wait_s=0.5, longest_wait_s=2.0, total_s=10.0)
@@ -104,8 +108,12 @@ class RemoteSegments:
         self._is_closed = False
 
     @classmethod
-    def of(cls, layout: VaultLayout) -> RemoteSegments | None:
+    def of(cls, layout: VaultLayout, *, is_patient: bool = False) -> RemoteSegments | None:
         """The remotes of a vault; None if it has none.
+
+        Args:
+            layout: the vault.
+            is_patient: a command waits that would have to be repeated, not a program that knows nothing of remotes.
 
         Raises:
             IntegrityError: their list is damaged.
@@ -114,7 +122,9 @@ class RemoteSegments:
         remotes = load_remotes(layout)
         if not remotes:
             return None
-        return cls([lambda each=each: open_store(each.url, each.options, _POLICY) for each in remotes])  # type: ignore[misc]
+        policy = None if is_patient else _POLICY
+        openers = [partial(open_store, each.url, each.options, policy) for each in remotes]
+        return cls(openers, patience_s=LONG_PATIENCE_S if is_patient else PATIENCE_S)
 
     def fetch(self, name: SegmentName, offset: int, length: int) -> bytes:
         """Bytes of a segment, from the first remote that has them.

@@ -208,7 +208,8 @@ class _Pass(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower than Buffer
         """Read the next piece, which the buffer holds only if it may be given out."""
-        piece = memoryview(buffer).cast("B")[: max(0, self._source.size_bytes - self._position)]
+        rest = max(0, self._source.size_bytes - self._position)
+        piece = memoryview(buffer).cast("B")[: min(rest, PIECE_BYTES)]
         if not piece:
             return 0
         count = self._source.read_into(piece, self._position)

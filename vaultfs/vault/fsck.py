@@ -172,9 +172,6 @@ def _repair(
         inspection.database = rebuild(inspection, report, generation)
     database = inspection.database
     with metadata_errors("repair"):
-        if inspection.adoption is not None:
-            inspection.adoption.settle(inspection.layout, inspection.keyring, database)
-            inspection.adoption = None
         ex = Examination(inspection, database, report, is_repairing=True, elsewhere=known.names)
         _examine(ex, reads_data=reads_data, on_progress=on_progress)
         settle_tree(ex)

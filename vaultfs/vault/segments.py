@@ -251,6 +251,11 @@ class SegmentAccess:
             raise
         return reader
 
+    @property
+    def has_elsewhere(self) -> bool:
+        """Whether segments that are not on this disk can be read at all."""
+        return self._source is not None
+
     def sealed(self) -> list[SealedSegment]:
         """The sealed segments that something is in, wherever they lie."""
         return [

@@ -129,10 +129,12 @@ class Cluster:
         self.osds[number].send_signal(signal.SIGKILL)
         self.osds[number].wait(PATIENCE_S)
 
-    def restart_osd(self, number: int) -> None:
-        """Start it again on what it had on its disk."""
-        self.osds[number] = self._daemon("ceph-osd", "-i", str(number))
-        self._wait_until_up(OSDS)
+    def wait_until_down(self, number: int) -> None:
+        """Wait until the monitor has noticed that an OSD is dead."""
+        deadline = time.monotonic() + PATIENCE_S
+        while number in self.up():
+            assert time.monotonic() < deadline, f"nobody misses the OSD {number}\n{self.last_words()}"
+            time.sleep(0.2)
 
     def up(self) -> set[int]:
         """The OSDs that the monitor takes for alive."""

@@ -16,8 +16,6 @@ from .web import Request, Response, as_json, part
 
 HOSTS: Final = ("www.googleapis.com",)
 FOLDER: Final = "application/vnd.google-apps.folder"
-_FILES: Final = "/drive/v3/files"
-_UPLOAD: Final = "/upload/drive/v3/files"
 _NAMED: Final = re.compile(r"name = '((?:[^'\\]|\\.)*)'")
 _PARENT: Final = re.compile(r"'([^']+)' in parents")
 

@@ -265,6 +265,48 @@ class TestListings:
             assert {info.key for info in store.list("segments/1d/")} == {key for key in keys if "/1d/" in key}
             assert {info.key for info in store.list("")} == keys | {"a/key"}
 
+    def test_a_failure_between_many_folders(self, drive: Drive) -> None:
+        """Nothing is left out, and nothing comes twice."""
+        keys = {f"segments/{number:02x}/object" for number in range(20)}
+        for key in sorted(keys):
+            drive.store.put(key, BytesSource(b"x"))
+        requests = count()
+
+        def fail(_: Request) -> None:
+            if next(requests) in {3, 12}:
+                drive.api.failures.append(MODULES[drive.name].too_many())
+
+        drive.api.before = fail
+        assert sorted(info.key for info in drive.patient().list("segments/")) == sorted(keys)
+
+    def test_a_folder_that_goes_away_meanwhile(self, town: Town, near_town: Elsewhere) -> None:
+        """What is in the other folders is listed all the same."""
+        town.forget()
+        drive = Drive("dropbox", town, near_town)
+        for name in ("b/1", "c/2", "d/3"):
+            drive.store.put(name, BytesSource(b"x"))
+        fake = town.dropbox
+
+        def remove(request: Request) -> None:
+            if request.path == "/2/files/list_folder" and request.document["path"].endswith("/c"):
+                for path in [each for each in fake.names if "/c" in each]:
+                    del fake.names[path]
+                    fake.files.pop(path, None)
+
+        fake.before = remove
+        assert {info.key for info in drive.store.list("")} == {"a/key", "b/1", "d/3"}
+
+    @pytest.mark.parametrize("name", ["own stuff", ".hidden", "", ".."])
+    def test_folders_of_others_are_left_alone(self, town: Town, near_town: Elsewhere, name: str) -> None:
+        town.forget()
+        drive = Drive("dropbox", town, near_town)
+        (path,) = town.dropbox.files
+        top = path.removesuffix("/a/key")
+        town.dropbox.names[f"{top}/{name}"] = f"{top}/{name}"
+        calls = len(drive.api.calls)
+        assert [info.key for info in drive.store.list("")] == ["a/key"]
+        assert drive.api.calls[calls:] == ["POST /2/files/list_folder"] * 2
+
     def test_one_folder_alone_is_asked_for(self, drive: Drive) -> None:
         for number in range(30):
             drive.store.put(f"segments/{number:02x}/object", BytesSource(b"x"))

@@ -37,7 +37,7 @@ class Sizes:
     streamed_gib: float = 20.0
     backup_files: int = 20_000
     backup_mib: int = 2048
-    sent_mib: int = 2048
+    sent_mib: int = 1024
 
 
 QUICK = Sizes(
@@ -57,7 +57,7 @@ QUICK = Sizes(
     streamed_gib=1.0,
     backup_files=2_000,
     backup_mib=200,
-    sent_mib=768,
+    sent_mib=512,
 )
 
 

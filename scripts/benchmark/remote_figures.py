@@ -22,7 +22,7 @@ from benchmark.systems import BenchError, Vaultfs, run
 
 OPERATION_MIB = 64
 OPERATIONS_ALONE = 8
-SYNCS = 3
+SYNCS = 2
 
 
 class _Vault(VaultfsSync):

@@ -46,6 +46,21 @@ def test_each_upload_in_turn(source: Path, double: S3Double, run: Run, impatient
         require_next_is_clean(source, double, run)
 
 
+def test_a_replaced_header_that_was_not_stored(copied: Path, double: S3Double, run: Run, tmp_path: Path) -> None:
+    """The old one is still there, and has the same size: whoever restores it would need the old password."""
+    new = tmp_path / "new"
+    new.write_text("another password")
+    new.chmod(0o600)
+    old = double.objects["backup/vault.json"]
+    assert run("passwd", copied, "--new-passfile", new).code == 0
+    assert len((copied / "vault.json").read_bytes()) == len(old), "else its size would tell"
+    double.plan = each(lambda asked: asked.method == "PUT", TAKEN)
+    said = run("sync", copied, "--quiet", bare=True)
+    assert (said.code, "vault.json" in said.err) == (ExitCode.ERROR, True), said
+    assert run("status", copied, bare=True).code == ExitCode.PARTIAL
+    require_next_is_clean(copied, double, run)
+
+
 @pytest.mark.parametrize("part", ["segments/", "heads/", "vault.json"])
 def test_what_is_lost_later(copied: Path, double: S3Double, run: Run, part: str) -> None:
     """Nobody can know before somebody asks: `verify` does, and a sync that is told to check mends it."""

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_unmounted_while_it_is_synced(
     double.plan = each(is_segment, Stop("before"), times=1)
     running = forker.start("sync", folder, "--quiet")
     double.stopped()
-    said = process("umount", folder)
+    said = run("umount", folder, bare=True)
     assert (said.code, said.err) == (0, "")
     assert not os.path.ismount(folder)
     double.release()
@@ -107,7 +108,7 @@ def test_mounted_anew_and_written_to_while_it_is_synced(
     double.plan = each(is_segment, Stop("before"), times=1)
     running = forker.start("sync", folder, "--quiet")
     double.stopped()
-    assert process("umount", folder).code == 0
+    assert run("umount", folder, bare=True).code == 0
     assert process("mount", mounted, folder, "--passfile", passfile).code == 0
     (folder / "new").unlink()
     (folder / "large").write_bytes(b"changed")
@@ -120,9 +121,9 @@ def test_mounted_anew_and_written_to_while_it_is_synced(
         assert run("restore", double.url, tmp_path / "then", *double.options, "--quiet").code == 0
         assert read_file(tmp_path / "then", "/new") == FILE, "it is as it was when the sync began"
         assert read_file(tmp_path / "then", "/large") == CONTENTS["/large"]
-    said = process("sync", folder, "--quiet")
+    said = run("sync", folder, "--quiet", bare=True)
     assert said.code == 0
-    assert process("umount", folder).code == 0
+    assert run("umount", folder, bare=True).code == 0
     require_next_is_clean(mounted, double, run)
 
 
@@ -178,8 +179,8 @@ def test_a_sync_that_ends_while_the_daemon_makes_the_snapshot(
     assert said.code == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     stopped()
     assert (folder / "new").read_bytes() == FILE
-    assert process("sync", folder, "--quiet").code == 0
-    assert process("umount", folder).code == 0
+    assert run("sync", folder, "--quiet", bare=True).code == 0
+    assert run("umount", folder, bare=True).code == 0
     require_new_is_saved(mounted, double, run, tmp_path)
 
 
@@ -193,6 +194,7 @@ def wait_until_it_waits(pid: int) -> None:
                 links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
         if state == "S" and any(link.startswith("socket:") for link in links):
             return
+        time.sleep(0.01)
 
 
 def test_the_daemon_is_killed_while_it_is_synced(
@@ -205,7 +207,7 @@ def test_the_daemon_is_killed_while_it_is_synced(
     os.kill(pid, signal.SIGKILL)
     double.release()
     assert running.wait().code == 0, "all that it needs is on the disk"
-    process("umount", folder)
+    run("umount", folder, bare=True)
     require_new_is_saved(mounted, double, run, tmp_path)
 
 
@@ -224,7 +226,7 @@ def test_the_daemon_is_killed_before_it_answers(
     said = running.wait()
     assert said.code == ExitCode.ERROR
     assert "the daemon of" in said.last_line
-    process("umount", folder)
+    run("umount", folder, bare=True)
     require_new_is_saved(mounted, double, run, tmp_path)
 
 
@@ -293,12 +295,12 @@ def test_programs_that_write_meanwhile(mounted: Path, folder: Path, double: S3Do
     with subprocess.Popen([sys.executable, "-c", code, str(folder)]) as writer:
         try:
             while not (folder / "second").exists():
-                pass
+                time.sleep(0.01)
             for _ in range(2):
-                assert process("sync", folder, "--quiet").code == 0
+                assert run("sync", folder, "--quiet", bare=True).code == 0
         finally:
             writer.kill()
-    assert process("umount", folder).code == 0
+    assert run("umount", folder, bare=True).code == 0
     heads = sorted(key.rpartition("/")[2] for key in double.stored() if key.startswith("heads/"))
     for name in heads:
         chosen = name.partition("-")[2][:12]

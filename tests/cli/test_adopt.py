@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 
 import vaultfs
 from vaultfs.cli.spare_segments import spare_segments
+from vaultfs.crypto.device import DeviceKey
 from vaultfs.errors import ExitCode, RemoteUnreachableError
+from vaultfs.ids import SnapshotSeq
+from vaultfs.storage.manifest_format import Manifest, manifest_hash
 from vaultfs.sync import fetched_file
 
 from .conftest import PASSWORD, Run, Said, command, digest, objects, process, write_file
@@ -237,6 +241,52 @@ def test_an_older_one_of_theirs(apart: Devices) -> None:
     assert list(behind.snapshots().values())[-1]["seq"] == 5, "higher than all that are on the remote"
     said = behind.run("sync", "--adopt", "--take", "99")
     assert (said.code, "no snapshot '99'" in said.error_line) == (ExitCode.USAGE, True)
+
+
+def test_a_number_that_somebody_made_up(apart: Devices, disk: Path) -> None:
+    """Only snapshots that the vault has signed count, or none could ever be made again."""
+    ahead, behind = apart
+    ahead.write("text", b"newer")
+    ahead.sync()
+    newest = max((disk / "heads").glob("*/*"))
+    last = (1 << 63) - 1
+    (newest.parent / f"{last}-{newest.name.partition('-')[2]}").write_bytes(newest.read_bytes())
+    manifest, _ = Manifest.decode(newest.read_bytes())
+    stranger = DeviceKey(bytes(32))
+    forged = replace(manifest, device=stranger.public, seq=SnapshotSeq(last))
+    data = forged.encode(stranger.sign(forged.signed_bytes()))
+    path = disk / "heads" / stranger.public.hex() / f"{last}-{manifest_hash(data)}"
+    path.parent.mkdir()
+    path.write_bytes(data)
+    assert behind.adopt("--take", "3")["adopted"]["seq"] == 3
+    behind.snapshot()
+    assert list(behind.snapshots().values())[-1]["seq"] == 5, "higher than all that the vault has there"
+    behind.require_sound()
+
+
+def test_two_histories_side_by_side(apart: Devices, disk: Path) -> None:
+    """Nobody guesses which is meant; and our own, which is there as well, can be taken back."""
+    ahead, behind = apart
+    behind.snapshot("ours")
+    said = behind.run("sync", "--fork", "--quiet", bare=True)
+    assert said.code == 0, said.err
+    mine = [*behind.snapshots()][-1]
+    before = behind.contents()
+    said = behind.run("sync", "--adopt")
+    assert (said.code, "two histories" in said.error_line) == (ExitCode.USAGE, True)
+    assert behind.adopt("--take", [*ahead.snapshots()][-1])["relation"] == "apart"
+    assert behind.contents() == ahead.contents()
+    said = behind.run("sync", bare=True)
+    assert (said.code, said.out) == (0, b"disk: up to date\n"), said.err
+    behind.write("text", b"goes on")
+    behind.sync()
+    assert behind.adopt("--take", mine)["relation"] == "apart"
+    assert behind.contents() == before
+    behind.require_sound()
+    there = objects(disk)
+    said = behind.run("sync", bare=True)
+    assert (said.code, said.out) == (0, b"disk: up to date\n"), said.err
+    assert objects(disk) == there
 
 
 def test_interrupted_while_it_fetches(apart: Devices, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,7 @@ CASES: list[tuple[str, ExitCode, str]] = [
     ("ls {v} --password-command '", ExitCode.USAGE, "quotation"),
     ("ls {v} --keyfile {w}", ExitCode.WRONG_PASSWORD, ""),
     ("ls {v} --keyfile /dev/zero", ExitCode.USAGE, "more than"),
+    ("ls {v} / further -", ExitCode.USAGE, "'further' '-': more than 'vaultfs ls' takes"),
 ]
 
 

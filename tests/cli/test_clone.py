@@ -455,7 +455,8 @@ def test_filled_it_needs_no_remote(
     copied: Path, disk: Path, contents: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
     where = tmp_path / "clone"
-    assert run("clone", disk.as_uri(), where, "--fill", "--quiet").code == 0
+    said = run("clone", disk.as_uri(), where, "--fill", "--quiet")
+    assert (said.code, said.out.decode().splitlines()[-1]) == (0, f"All of {where} is on this machine now.")
     disk.rename(tmp_path / "away")
     shutil.rmtree(where / "cache", ignore_errors=True)
     for name, data in contents.items():

@@ -93,7 +93,9 @@ def test_given_up_first_and_deleted_later(
     text = said.out.decode()
     assert text.count("given up") == 3
     assert "newest, last" in text
-    assert "given up: a prune in 6 days or later deletes them" in said.err
+    (waiting,) = report(run, history, "disk", "--dry-run")["waiting"]
+    shown = time.mktime(time.strptime(said.err.partition("a prune after ")[2][:19], "%Y-%m-%d %H:%M:%S"))
+    assert 0 <= shown - waiting["due_ns"] / 1e9 < 1
     assert before.items() <= objects(disk).items()
     found = json.loads(run("snapshots", history, "disk", "--json", bare=True).out)["snapshots"]
     assert [each["given_up_ns"] is None for each in found] == [False, False, True]
@@ -207,3 +209,18 @@ def test_two_histories_side_by_side(history: Path, disk: Path, tmp_path: Path, r
     said = run("prune", disk.as_uri(), "--keep-last", "1", bare=True)
     assert said.code == ExitCode.USAGE
     assert "side by side" in said.error_line
+
+
+def test_another_prune_is_deleting(history: Path, disk: Path, run: Run) -> None:
+    vault_id = json.loads((history / "vault.json").read_text())["vault_id"]
+    claim = disk / "heads" / "sweeping" / ("ab" * 32)
+    claim.parent.mkdir()
+    claim.write_text(json.dumps({"format": 1, "vault_id": vault_id, "created_ns": time.time_ns()}))
+    said = run("prune", history, "disk", "--keep-last", "1", "--grace", "0s", "--quiet", bare=True)
+    assert said.code == ExitCode.LOCKED
+    assert said.error_line.startswith("vaultfs: another prune is deleting on ")
+    assert numbers(run, history, "disk") == [1, 2, 3]
+    assert [path.name for path in claim.parent.iterdir()] == [claim.name]
+    claim.write_text(json.dumps({"format": 1, "vault_id": vault_id, "created_ns": 0}))
+    assert report(run, history, "disk", "--grace", "0s")["deleted_snapshots"] == 2
+    assert list(claim.parent.iterdir()) == []

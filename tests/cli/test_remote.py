@@ -109,6 +109,22 @@ def test_what_cannot_be_added(vault: Path, disk: Path, run: Run, name: str, url:
     assert said.error_line
     assert digest(vault) == before
     assert objects(disk) == {}
+    assert os.listdir(disk) == []
+
+
+def test_not_into_the_vault_itself(vault: Path, folder: Path, passfile: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "link").symlink_to(vault)
+    for place in (vault, vault / "segments", tmp_path / "link" / "segments"):
+        said = run("remote", "add", vault, "disk", place.as_uri(), bare=True)
+        assert (said.code, f"is in {vault}" in said.error_line) == (ExitCode.USAGE, True)
+    assert process("mount", vault, folder, "--passfile", passfile).code == 0
+    (folder / "backup").mkdir()
+    for word in (vault, folder):
+        said = run("remote", "add", word, "disk", (folder / "backup").as_uri(), bare=True)
+        assert (said.code, f"is in {folder}" in said.error_line) == (ExitCode.USAGE, True)
+    assert os.listdir(folder / "backup") == []
+    assert process("umount", folder).code == 0
+    assert not (vault / "remotes.json").exists()
 
 
 def test_a_name_that_is_taken(backed_up: Path, disk: Path, run: Run) -> None:

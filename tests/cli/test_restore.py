@@ -194,7 +194,9 @@ def test_gone_on_with(backed_up: Path, disk: Path, tmp_path: Path, passfile: Pat
     assert restore.returncode == (ExitCode.SIGINT if how == "interrupted" else -signal.SIGKILL)
     assert out == b""
     assert b"done" not in err
-    assert run("mount", back, tmp_path, bare=True).code != 0, "it is not a vault yet"
+    for verb in (["mount", back, tmp_path], ["fsck", "--repair", back], ["status", back]):
+        refused = run(*verb, bare=True)
+        assert (refused.code, "the same command again" in refused.error_line) == (ExitCode.NOT_A_VAULT, True)
     done = stored(back)
 
     said = run("restore", disk.as_uri(), back, "--json")

@@ -437,9 +437,11 @@ def test_damage_on_the_remote(copied: Path, disk: Path, out: Path, run: Run, how
     assert said.code == ExitCode.INTEGRITY
     assert "/random: damaged from byte " in said.err.splitlines()[-1]
     assert os.listdir(out) == ["03"]
-    said = run("restore", disk.as_uri(), out.parent / "all", "/", "--quiet")
+    said = run("restore", disk.as_uri(), out.parent / "all", "/", "--quiet", "--json")
     assert (said.code, "/random: left out: damaged" in said.err) == (ExitCode.INTEGRITY, True)
     assert sorted(os.listdir(out.parent / "all")) == ["many", "small", "way"]
+    files = [path.lstat() for path in (out.parent / "all").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert json.loads(said.out)["bytes"] == sum({each.st_ino: each.st_size for each in files}.values())
 
 
 def test_the_metadata_is_missing(copied: Path, disk: Path, tmp_path: Path, run: Run) -> None:

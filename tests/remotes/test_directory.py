@@ -174,6 +174,21 @@ class TestTheRootIsNotThere:
         with pytest.raises(RemoteUnreachableError):
             list(listing)
 
+    @pytest.mark.parametrize("if_absent", [False, True])
+    def test_another_directory_comes_in_its_place(self, root: Path, store: DirectoryStore, if_absent: bool) -> None:
+        """As when a disk is unplugged, and the folder below comes to light: nothing is stored there."""
+        store.put("a/1", BytesSource(b"data"))
+        root.rename(root.with_name("unplugged"))
+        root.mkdir()
+        with pytest.raises(RemoteUnreachableError, match="unplugged"):
+            store.put("a/2", BytesSource(b"data"), if_absent=if_absent)
+        assert list(root.iterdir()) == []
+        assert store.size_bytes("a/1") is None
+        root.rmdir()
+        root.with_name("unplugged").rename(root)
+        store.put("a/2", BytesSource(b"data"), if_absent=if_absent)
+        assert {info.key for info in store.list("")} == {"a/1", "a/2"}
+
 
 class TestWhatOthersLaidThere:
     @pytest.fixture

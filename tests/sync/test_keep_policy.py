@@ -144,3 +144,15 @@ def test_durations(text: str, hours: int) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(UsageError, match="--keep-within"):
         parse_duration_ns(text, "--keep-within")
+
+
+def test_a_newest_one_from_the_future() -> None:
+    """One wrong clock, and `--keep-within` alone would give up everything else."""
+    found = [*WEEK, at(8, "2099-01-01T00:00:00")]
+    policy = KeepPolicy(within_ns=24 * HOUR_NS)
+    now_ns = at(9, "2026-03-09T12:00:00").created_ns
+    assert sorted(each.seq for each in kept(found, policy, UTC, now_ns=now_ns)) == [5, 6, 7, 8]
+    # A clock here that is behind keeps too much, and one that is ahead changes nothing.
+    assert len(kept(found, policy, UTC, now_ns=0)) == 8
+    ahead_ns = at(9, "2040-01-01T00:00:00").created_ns
+    assert sorted(each.seq for each in kept(WEEK, policy, UTC, now_ns=ahead_ns)) == [5, 6, 7]

@@ -297,9 +297,13 @@ def test_a_spare_of_a_sync_that_never_ended(scratch: Path) -> None:
     sweep(machine)
     assert first in stored_segments(machine)
     assert names(machine)[2] not in stored_segments(machine)
-    # It is an orphan now, and given up again; after a month nobody believes the spare any more.
+    # It is an orphan now, and given up again; after a month the spare protects it once more, and then it is forgotten.
     machine.prune(now_ns=START_NS + 8 * DAY_NS)
     machine.prune(now_ns=START_NS + 31 * DAY_NS)
+    assert first in stored_segments(machine)
+    assert "heads/spared" not in kinds(machine.memory)
+    machine.prune(now_ns=START_NS + 32 * DAY_NS)
+    machine.prune(now_ns=START_NS + 39 * DAY_NS)
     assert first not in stored_segments(machine)
     assert "heads/spared" not in kinds(machine.memory)
 

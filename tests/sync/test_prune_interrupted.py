@@ -19,7 +19,7 @@ from remotes.memory_store import MemoryStore
 
 from sync.fabricated import Fabricated, require_complete_heads
 from sync.pruning import DAY_NS, LAST, START_NS, WEEK_NS, Machine, kinds, synced_machine
-from vaultfs.errors import RemoteUnreachableError, UsageError, VaultError
+from vaultfs.errors import RemoteUnreachableError, UsageError, VaultError, VaultLockedError
 from vaultfs.sync.download import heads
 from vaultfs.sync.keep_policy import KeepPolicy
 from vaultfs.sync.local_vault import list_manifests
@@ -213,11 +213,27 @@ class Machines(RuleBasedStateMachine):
         self._prune(self.machines[who], last)
         at_request(self.machines[who], 0, killed)
 
+    @rule(who=st.integers(0, 1), when=st.integers(1, 14), last=st.integers(0, 3))
+    def sync_after_a_prune_during_a_prune(self, who: int, when: int, last: int) -> None:
+        slow, quick = self.machines[who], self.machines[1 - who]
+
+        def meanwhile() -> None:
+            self._prune(quick, last)
+            known = list(self.vault.segments)
+            self.vault.snapshot(*dict.fromkeys((known[0], known[-1])))
+            quick.sync()
+
+        at_request(slow, when, meanwhile)
+        self._prune(slow, last)
+        at_request(slow, 0, killed)
+
     def _prune(self, machine: Machine, last: int) -> None:
         try:
             machine.prune(KeepPolicy(last=last), now_ns=self.now_ns)
         except UsageError as error:
             assert "no vault" in str(error) or "no snapshot" in str(error)  # noqa: PT017  # which one is meant
+        except VaultLockedError:  # another one deletes, or was killed less than a day ago
+            pass
 
     def _run(self, who: int, kill_at: int, act: Callable[[Machine], object]) -> None:
         machine = self.machines[who]

@@ -35,7 +35,7 @@ from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.storage.snapshot_history import add_to_history
-from vaultfs.vault.adopting import Adopting
+from vaultfs.vault.adopting import Adopting, Theirs
 from vaultfs.vault.fsck import check
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header
@@ -305,6 +305,28 @@ def test_a_snapshot_without_a_manifest(copies: Copies) -> None:
     then = contents(copies.ours, snapshot)
     adopt(copies.ours, copies.theirs)
     assert contents(copies.ours, snapshot) == then
+
+
+def test_one_of_our_own_without_a_manifest(copies: Copies) -> None:
+    """Its row could not tell the new database from the old one after a crash."""
+    layout = VaultLayout(copies.ours)
+    seq, snapshot = manifest_files(layout)[1]
+    theirs = Theirs(load_header(layout), seq, snapshot, layout.manifest_path(seq, snapshot).read_bytes())
+    layout.manifest_path(seq, snapshot).unlink()
+    before, files = contents(copies.ours), sorted(layout.heads.glob("*.manifest"))
+    with (
+        Adopting.begin(copies.ours, KEY, theirs) as adopting,
+        pytest.raises(UsageError, match="snapshot 2 is this vault's own"),
+    ):
+        adopting.keep_present()
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert contents(copies.ours) == before
+    assert sorted(layout.heads.glob("*.manifest")) == files
+    assert not layout.kept.exists()
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        vault.delete_snapshot(seq)
+    adopt(copies.ours, copies.theirs)
+    require_sound(copies.ours)
 
 
 def test_room_that_was_not_given_back_yet(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from vault_adopting.copies import (
     segment_names,
     snapshots,
 )
-from vaultfs.errors import StorageError
+from vaultfs.errors import IntegrityError, StorageError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.snapshot_history import read_history
 from vaultfs.vault import adopting, adoption_record
+from vaultfs.vault.adoption_staging import remove_staging
 from vaultfs.vault.fsck import check as fsck
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header
@@ -204,6 +205,55 @@ def test_a_damaged_record_says_nothing(outcome: Outcome) -> None:
     assert contents(outcome.copies.ours) == outcome.ours
     shutil.rmtree(outcome.copies.ours / ".adopting")
     outcome.check(outcome.copies.ours)
+
+
+@pytest.mark.parametrize("what", ["symlink", "fifo", "directory"])
+def test_something_else_in_the_place_of_the_record(copies: Copies, what: str) -> None:
+    record = copies.ours / ".adopting" / "record"
+    record.parent.mkdir()
+    if what == "symlink":
+        record.symlink_to("/dev/zero")
+    elif what == "fifo":
+        os.mkfifo(record)
+    else:
+        record.mkdir()
+    vaultfs.open_vault(copies.ours, KEY).close()
+    require_sound(copies.ours)
+
+
+def test_a_symlink_in_the_place_of_what_is_deleted_at_the_end(copies: Copies, tmp_path: Path) -> None:
+    """Whoever can write to the vault's directory must not choose what is removed elsewhere."""
+    documents = tmp_path / "documents"
+    (documents / "sub").mkdir(parents=True)
+    files = [documents / "thesis", documents / "sub" / "notes"]
+    for path in files:
+        path.write_bytes(b"precious")
+    link = copies.ours / ".adopting"
+    link.symlink_to(documents)
+    header = VaultLayout(copies.ours).header.read_bytes()
+    with pytest.raises(IntegrityError, match="symlink"):
+        adopt(copies.ours, copies.theirs)
+    assert VaultLayout(copies.ours).header.read_bytes() == header
+    with pytest.raises(StorageError, match="cannot remove"):
+        remove_staging(VaultLayout(copies.ours))
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert all(path.read_bytes() == b"precious" for path in files)
+    assert sorted(documents.rglob("*")) == sorted([*files, documents / "sub"])
+    link.unlink()
+    adopt(copies.ours, copies.theirs)
+    require_sound(copies.ours)
+
+
+def test_a_record_behind_a_symlink_is_not_believed(copies: Copies, tmp_path: Path) -> None:
+    stopped_before("_open_adopted", copies)
+    adopting_directory = copies.ours / ".adopting"
+    shutil.copytree(adopting_directory, tmp_path / "elsewhere")
+    vaultfs.open_vault(copies.ours, KEY).close()
+    adopting_directory.symlink_to(tmp_path / "elsewhere")
+    layout = VaultLayout(copies.ours)
+    assert adoption_record.load_adoption(layout, load_header(layout).unlock(KEY)) is None
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert (tmp_path / "elsewhere" / "record").exists()
 
 
 def test_the_record_is_of_this_vault(copies: Copies) -> None:

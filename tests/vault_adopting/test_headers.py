@@ -9,17 +9,29 @@ from pathlib import Path
 import pytest
 
 import vaultfs
-from vault_adopting.copies import KEY, Copies, adopt, contents, fetch, of_all_snapshots, offered, require_sound
+from vault_adopting.copies import (
+    KEY,
+    Copies,
+    adopt,
+    contents,
+    fetch,
+    of_all_snapshots,
+    offered,
+    require_sound,
+    snapshots,
+)
 from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import StorageError, UsageError, WrongPasswordError
+from vaultfs.errors import IntegrityError, StorageError, UsageError, WrongPasswordError
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.vault import adopting as module
 from vaultfs.vault.adopting import Adopting
 from vaultfs.vault.compaction import compact
+from vaultfs.vault.fsck import check
 from vaultfs.vault.keyslots import add_slot, change_password, list_slots
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.rotation import rotate
+from vaultfs.vault.snapshot_manifest import manifest_files
 
 OTHER, _ = Secret.generate_recovery()
 THIRD, _ = Secret.generate_recovery()
@@ -133,7 +145,7 @@ def _stop(*_: object, **__: object) -> None:
 # --- keys that were thrown away there
 
 
-def finish_rotation(path: Path) -> None:
+def finish_rotation(path: Path, epoch: int = 2) -> None:
     """Rotate, write everything again, delete what needs the old key, and keep the result as a snapshot."""
     rotate(path, KEY, kdf=WEAK)
     with vaultfs.open_vault(path, KEY) as vault:
@@ -141,7 +153,7 @@ def finish_rotation(path: Path) -> None:
             vault.delete_snapshot(info.id)
         compact(vault.filesystem)
         vault.create_snapshot("rotated")
-    assert load_header(VaultLayout(path)).unlock(KEY).epochs == (2,)
+    assert load_header(VaultLayout(path)).unlock(KEY).epochs == (epoch,)
 
 
 @pytest.mark.parametrize("stopped", ["", "make_database", "open_unlocked"])
@@ -220,6 +232,108 @@ def test_an_older_snapshot_that_needs_a_key_thrown_away_there(
     assert contents(copies.ours) == theirs
     for snapshot, then in past.items():
         assert contents(copies.ours, snapshot) == then
+    require_sound(copies.ours)
+
+
+def test_keys_without_a_kept_snapshot_go(copies: Copies, elsewhere: pytest.MonkeyPatch) -> None:
+    """As when a repair has moved the last manifest aside."""
+    finish_rotation(copies.theirs)
+    back_here(elsewhere, copies)
+    adopt(copies.ours, copies.theirs)
+    kept = VaultLayout(copies.ours).kept
+    assert (kept / "keys").exists()
+    for path in kept.glob("*.manifest"):
+        path.unlink()
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert list(kept.iterdir()) == []
+    require_sound(copies.ours)
+
+
+def test_damaged_keys_of_kept_snapshots(copies: Copies, elsewhere: pytest.MonkeyPatch) -> None:
+    """Only snapshots that need them cannot be opened, and no repair gives those up: the file may come back."""
+    finish_rotation(copies.theirs)
+    back_here(elsewhere, copies)
+    adopt(copies.ours, copies.theirs)
+    past = of_all_snapshots(copies.ours)
+    own = [info.id for info in snapshots(copies.ours).values() if not info.is_kept]
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        own.append(vault.create_snapshot("later").id)
+    past[own[-1]] = contents(copies.ours)
+    keys = VaultLayout(copies.ours).kept / "keys"
+    good = keys.read_bytes()
+    keys.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert {snapshot: contents(copies.ours, snapshot) for snapshot in own} == {each: past[each] for each in own}
+    for snapshot in past.keys() - set(own):
+        with pytest.raises(IntegrityError, match="keys is not the one that was written"):
+            contents(copies.ours, snapshot)
+    report = check(copies.ours, KEY, repair=True)
+    assert {each.code for each in report.findings} == {"kept-data"}
+    vaultfs.open_vault(copies.ours, KEY).close()
+    keys.write_bytes(good)
+    assert of_all_snapshots(copies.ours) == past
+    require_sound(copies.ours)
+
+
+def test_one_that_does_not_need_the_damaged_keys(copies: Copies, elsewhere: pytest.MonkeyPatch) -> None:
+    finish_rotation(copies.theirs)
+    back_here(elsewhere, copies)
+    adopt(copies.ours, copies.theirs)
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        vault.commit()
+    layout = VaultLayout(copies.ours)
+    newest = max(manifest_files(layout))
+    # As a later adoption keeps it.
+    layout.manifest_path(*newest).rename(layout.kept_path(*newest))
+    then = contents(copies.ours, newest[1])
+    (layout.kept / "keys").write_bytes(bytes(100))
+    assert contents(copies.ours, newest[1]) == then
+    codes = [each.message for each in check(copies.ours, KEY).findings if newest[1][:12] in each.message]
+    assert codes == []
+
+
+def test_damaged_keys_do_not_lock_the_vault(copies: Copies, elsewhere: pytest.MonkeyPatch) -> None:
+    """What they cannot take up stays in the header."""
+    finish_rotation(copies.theirs)
+    back_here(elsewhere, copies)
+    adopt(copies.ours, copies.theirs)
+    elsewhere.setenv("XDG_STATE_HOME", str(copies.theirs.parent / "their state"))
+    finish_rotation(copies.theirs, epoch=3)
+    theirs = contents(copies.theirs)
+    back_here(elsewhere, copies)
+    past = of_all_snapshots(copies.ours)
+    keys = VaultLayout(copies.ours).kept / "keys"
+    good = keys.read_bytes()
+    keys.write_bytes(bytes(100))
+    adopt(copies.ours, copies.theirs)
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert contents(copies.ours) == theirs
+    assert load_header(VaultLayout(copies.ours)).unlock(KEY).epochs == (2, 3)
+    keys.write_bytes(good)
+    assert of_all_snapshots(copies.ours).items() >= past.items()
+    require_sound(copies.ours)
+
+
+def test_a_rotation_ends_in_the_process_that_ends_the_adoption(copies: Copies, elsewhere: pytest.MonkeyPatch) -> None:
+    """It has keys that are not in the header, and throws another one away."""
+    finish_rotation(copies.theirs)
+    rotate(copies.theirs, KEY, kdf=WEAK)
+    back_here(elsewhere, copies)
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        vault.create_snapshot("under the first key")
+    past = of_all_snapshots(copies.ours)
+
+    def stop(*_: object) -> None:
+        raise StorageError("stopped on purpose")
+
+    with elsewhere.context() as patch:
+        patch.setattr(Adopting, "_open_adopted", stop)
+        with pytest.raises(StorageError, match="on purpose"):
+            adopt(copies.ours, copies.theirs)
+    with vaultfs.open_vault(copies.ours, KEY) as vault:
+        vault.delete_snapshot(next(info.id for info in vault.snapshots() if not info.is_kept))
+        compact(vault.filesystem, old_keys_only=True)
+    assert load_header(VaultLayout(copies.ours)).unlock(KEY).epochs == (3,)
+    assert of_all_snapshots(copies.ours) == past
     require_sound(copies.ours)
 
 

@@ -9,11 +9,12 @@ from vault_compaction.vaults import read, require_exact_counts, settle, write
 
 from vaultfs.errors import NoSpaceError
 from vaultfs.ids import SegmentName
-from vaultfs.metadata.compaction_rows import CompactionRows
 from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import POLICY
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.shipping import LABEL, WORN_PERCENT, prepare
+from vaultfs.vault.snapshots import Step, run
+from vaultfs.vault.worn_segments import finding_worn
 
 from .test_shipping import add_remote, require_whole
 
@@ -24,7 +25,7 @@ def stored(fs: FileSystem) -> int:
 
 
 def worn(fs: FileSystem) -> list[int]:
-    return list(CompactionRows(fs.database).worn_segments(LABEL, WORN_PERCENT, POLICY.least_gain))
+    return list(run(fs, finding_worn(fs, LABEL, WORN_PERCENT, POLICY.least_gain, 1 << 40)))
 
 
 def test_rewriting_here_and_there_and_syncing_after_it(vault: Vault, data: bytes) -> None:
@@ -191,3 +192,43 @@ def test_what_was_not_shared_once_is_shared_again(vault: Vault, monkeypatch: pyt
     write(vault, "/one", b"changed")
     prepare(fs)
     assert fs.chunks.new_id() - before < 40  # of 216; the pieces with the rows that changed
+
+
+def test_a_sync_copies_so_much_and_the_next_one_the_rest(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of which the least is needed first; a backup does not wait until all is copied."""
+    monkeypatch.setattr("vaultfs.vault.shipping.WORN_BYTES", 1)
+    fs = vault.filesystem
+    add_remote(fs)
+    for number in range(3):
+        write(vault, f"/file{number}", random.Random(number).randbytes(1 << 20))
+        prepare(fs)
+    for number in range(3):
+        vault.truncate(f"/file{number}", 100_000 * (number + 1))
+    found = worn(fs)
+    assert len(found) == 3
+    assert found == sorted(found)  # the first file needs the least
+    for count in range(1, 4):
+        write(vault, "/more", bytes([count]))
+        prepare(fs)
+        assert worn(fs) == found[count:]
+    require_exact_counts(fs)
+    for number in range(3):
+        size = 100_000 * (number + 1)
+        assert read(vault, f"/file{number}") == random.Random(number).randbytes(1 << 20)[:size]
+
+
+def test_it_is_found_in_small_pieces(vault: Vault, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if one snapshot's end left more dead chunks than are looked at once."""
+    fs = vault.filesystem
+    add_remote(fs)
+    write(vault, "/file", data)
+    prepare(fs)
+    write(vault, "/file", bytes(len(data) - (1 << 19)))
+    at_once = worn(fs)
+    assert at_once
+    monkeypatch.setattr("vaultfs.vault.worn_segments.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("vaultfs.vault.worn_segments.ASKED_AT_ONCE", 1)
+    steps = list(finding_worn(fs, LABEL, WORN_PERCENT, POLICY.least_gain, 1 << 40))
+    assert worn(fs) == at_once
+    assert len(steps) > 10
+    assert set(steps) == {Step.PAUSE}

@@ -19,7 +19,14 @@ from vaultfs.cli.sizes import format_size
 from vaultfs.cli.spare_segments import lent_segments
 from vaultfs.cli.targets import Stores
 from vaultfs.crypto.header import VaultHeader
-from vaultfs.errors import UsageError, VaultError, VaultLockedError
+from vaultfs.errors import (
+    FormatTooNewError,
+    IntegrityError,
+    ObjectMissingError,
+    UsageError,
+    VaultError,
+    VaultLockedError,
+)
 from vaultfs.ids import SnapshotSeq
 from vaultfs.remotes.configured import Remote
 from vaultfs.remotes.counting import CountingStore
@@ -181,6 +188,7 @@ class _Work:
         self._theirs = theirs
         self._vault_id = read_header(layout).vault_id
         self._ancestors: set[str] = set()
+        self._highest_seq = head.seq
         self.relation = Relation.APART
         self.made: SnapshotInfo | None = None
         self.kept: list[SnapshotInfo] = []
@@ -206,13 +214,30 @@ class _Work:
             VaultError: as the remote says.
         """
         local = list_manifests(self._layout)
-        lineage = Lineage(self._store, self._layout, self._vault_id, local, self._listed, _ticking(is_stopped))
+        tick = _ticking(is_stopped)
+        lineage = Lineage(self._store, self._layout, self._vault_id, local, self._listed, tick)
         self.relation = lineage.relation(self._head)
         if not is_chosen and any(digest == self._head.hash for _, digest in read_history(self._layout)):
             self.relation = Relation.OURS  # although manifests in between are nowhere any more
         if self.relation is not Relation.OURS:
             lowest = min((seq for seq, _ in (*local, *kept_files(self._layout))), default=self._head.seq)
             self._ancestors = set(lineage.ancestors(self._head.hash, lowest))
+            self._highest_seq = self._highest(tick)
+
+    def _highest(self, tick: Callable[[], None]) -> int:
+        """The highest number of a snapshot there.
+
+        One that is not signed by the vault does not count: it could have the last number that there is.
+        """
+        newer = sorted((head for head in self._listed if head.seq > self._head.seq), key=lambda head: -head.seq)
+        for head in newer:
+            try:
+                data, _ = read_remote_manifest(self._store, head, self._vault_id, tick)
+            except (IntegrityError, FormatTooNewError, ObjectMissingError):
+                continue
+            if self._adopting.is_ours(SnapshotSeq(head.seq), head.hash, data):
+                return head.seq
+        return self._head.seq
 
     def fetch(self, bar: Progress, is_stopped: Callable[[], bool], connections: int) -> None:
         """Fetch what is missing, unless the vault is one that fetches what is read.
@@ -241,8 +266,7 @@ class _Work:
         Raises:
             VaultError: as `Adopting.complete`.
         """
-        highest = max(head.seq for head in self._listed)
-        self.kept = self._adopting.complete(self._ancestors, highest)
+        self.kept = self._adopting.complete(self._ancestors, self._highest_seq)
 
     def note_on_remote(self) -> None:
         """Remember that the remote has what was taken over, so that `status` knows it and a sync sends nothing."""

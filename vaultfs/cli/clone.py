@@ -152,3 +152,5 @@ def _fill(
             progress=lambda state: bar(state.done_bytes, state.total_bytes),
             is_stopped=is_stopped,
         )
+    if not json:
+        say(f"All of {printable(str(vault))} is on this machine now.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultfs.errors import NotAVaultError, UsageError
+from vaultfs.storage.layout import VaultLayout
 
 FILESYSTEM_TYPE: Final = "fuse.vaultfs"
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
@@ -72,7 +73,7 @@ def vault_at(path: Path) -> Path:
         path: as the person wrote it.
 
     Raises:
-        NotAVaultError: there is no such directory, or it holds no vault.
+        NotAVaultError: there is no such directory, or it holds no vault, or one that is not complete yet.
     """
     if not path.exists():
         raise NotAVaultError(f"{path}: no such vault")
@@ -80,6 +81,11 @@ def vault_at(path: Path) -> Path:
         raise NotAVaultError(f"{path}: a vault is a directory")
     if not (path / HEADER_NAME).exists():
         raise NotAVaultError(f"{path}: not a vault (it has no {HEADER_NAME})")
+    layout = VaultLayout(path)
+    if layout.restoring.exists() and not layout.head.exists():
+        raise NotAVaultError(
+            f"{path}: not a vault yet: a restore or clone was interrupted; give the same command again, and it goes on"
+        )
     return path.resolve()
 
 

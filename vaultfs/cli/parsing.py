@@ -62,6 +62,9 @@ def bind(name: str, command: Command, words: Sequence[str]) -> inspect.BoundArgu
             exit_on_error=False,
             print_error=False,
         )
+    except cyclopts.UnusedCliTokensError as error:
+        unused = " ".join(repr(word.replace(_DASH, "-")) for word in error.unused_tokens or ())
+        raise UsageError(f"{unused}: more than '{name}' takes; see '{name} --help'") from None
     except cyclopts.CycloptsError as error:
         message = " ".join(str(error).replace(_DASH, "-").split())
         raise UsageError(f"{message.rstrip('.')}; see '{name} --help'") from None

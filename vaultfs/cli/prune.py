@@ -12,7 +12,7 @@ from vaultfs.cli.dates import format_moment
 from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_place import RemotePlace
-from vaultfs.cli.sizes import format_age, format_size, parse_duration
+from vaultfs.cli.sizes import format_size, parse_duration
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options
 from vaultfs.errors import UsageError
 from vaultfs.remotes.urls import redacted
@@ -140,7 +140,7 @@ def _show(name: str, report: PruneReport, *, is_dry: bool) -> None:
         say(f"{printable(name)}: {what}, {format_size(report.deleted_bytes)}, {would}deleted")
     for each in report.waiting:
         size = f"{counted(each.segments, 'segment')}, {format_size(each.bytes)}"
-        left = format_age(max(0.0, (each.due_ns - time.time_ns()) / 1e9))
-        note(f"{size}, given up: a prune in {left} or later deletes them")
+        # Rounded up to the second, as the prune that is run then has to find them due.
+        note(f"{size}, given up: a prune after {format_moment(each.due_ns + 10**9 - 1)} deletes them")
     if not (report.dropped or report.condemned_segments or report.deleted_snapshots or report.deleted_segments):
         say(f"{printable(name)}: nothing to give up or to delete")

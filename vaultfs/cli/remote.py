@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from vaultfs.cli.output import counted, emit_json, fields, printable, say, table
 from vaultfs.cli.remote_login import login, logout
 from vaultfs.cli.targets import OptionWords, Stores, chosen_remotes, parse_options, vault_of
 from vaultfs.errors import UsageError
-from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
+from vaultfs.remotes.configured import Remote, load_remotes, require_name, save_remotes
 from vaultfs.remotes.probing import probe
 from vaultfs.remotes.store import Features, Store
-from vaultfs.remotes.urls import redacted
+from vaultfs.remotes.urls import directory_of, redacted
 from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.download import heads
@@ -37,13 +38,15 @@ def add(vault: Path, name: str, url: str, /, *, option: OptionWords = None, json
 
     Args:
         vault: The vault's directory, or a folder where it is mounted.
-        name: What to call the remote: letters, digits, '-' and '_'.
+        name: What to call the remote: lower-case letters, digits, '-' and '_'.
         url: Where it is, as in file:///mnt/disk/my.vault or s3://bucket/prefix.
         option: A setting of the store, as KEY=VALUE; may be given several times.
         json: Print JSON.
     """
-    layout, _ = vault_of(vault)
+    require_name(name)
+    layout, mount = vault_of(vault)
     new = Remote(name, url, parse_options(option))
+    _require_elsewhere(new.url, layout.root, None if mount is None else mount.mountpoint)
     before = load_remotes(layout)
     if any(remote.name == name for remote in before):
         raise UsageError(f"there is a remote {name!r} already; remove it first, or choose another name")
@@ -131,6 +134,16 @@ def _try_out(layout: VaultLayout, remote: Remote) -> tuple[Remote, int]:
         with stores.interruptible():  # what was stored to try it out is removed again
             features = probe(store)
         return replace(remote, features=features), snapshots
+
+
+def _require_elsewhere(url: str, vault: Path, folder: Path | None) -> None:
+    """A copy in the vault's own directory is lost with it; one in its folder would be copied again by each sync."""
+    directory = directory_of(url)
+    if directory is None:
+        return
+    for own in (vault, folder):
+        if own is not None and Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(own)):
+            raise UsageError(f"{printable(redacted(url))} is in {own}, so it is no copy of that; choose another place")
 
 
 def _require_place(layout: VaultLayout, store: Store) -> int:

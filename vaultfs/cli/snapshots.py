@@ -59,7 +59,7 @@ def run(
         headings = ("number", "id", "made", "size", "new", "follows", "")
         table(headings, [_row(each) for each in found], right=(0, 3, 4))
         if any(each.is_in_branch for each in found):
-            note("two histories of the vault stand side by side here: FOLLOWS tells which snapshot goes on from which")
+            note("two histories stand side by side here: the column 'follows' tells which snapshot goes on from which")
     return 0
 
 

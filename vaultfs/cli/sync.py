@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -190,6 +191,10 @@ def _tell_age(path: Path, layout: VaultLayout, mount: LiveMount | None, *, is_dr
     )
 
 
+class _NotAllError(Exception):
+    """Some remote failed; the outcomes tell."""
+
+
 class _Work:
     """One run: its remotes, and what became of them.
 
@@ -234,18 +239,21 @@ class _Work:
         """
         if not self._targets:
             return
-        with bar, self._stores.interruptible() as is_stopped:
-            self._outcomes += sync(
-                self._layout,
-                self._targets,
-                check=check,
-                dry_run=dry_run,
-                fork=fork,
-                connections=connections,
-                progress=lambda state: bar(state.done_bytes, state.total_bytes),
-                is_stopped=is_stopped,
-                spares=self._spares,
-            )
+        with suppress(_NotAllError), bar:
+            with self._stores.interruptible() as is_stopped:
+                self._outcomes += sync(
+                    self._layout,
+                    self._targets,
+                    check=check,
+                    dry_run=dry_run,
+                    fork=fork,
+                    connections=connections,
+                    progress=lambda state: bar(state.done_bytes, state.total_bytes),
+                    is_stopped=is_stopped,
+                    spares=self._spares,
+                )
+            if any(each.error is not None for each in self._outcomes):
+                raise _NotAllError  # so that the bar does not say that it is done
         order = list(self._urls)
         self._outcomes.sort(key=lambda each: order.index(each.name))
 

@@ -6,7 +6,7 @@ import re
 from contextlib import ExitStack
 from typing import Annotated, Final
 
-from vaultfs.cli.output import counted, emit_json, printable, say
+from vaultfs.cli.output import counted, emit_json, note, printable, say
 from vaultfs.cli.parsing import ValueIfAlone
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_place import RemotePlace
@@ -105,6 +105,11 @@ def _show(name: str, report: VerifyReport, unlocked: UnlockedChecks | None) -> N
     if unlocked is not None:
         parts += unlocked.summary()
     say(f"{printable(name)}: {', '.join(parts)}: {verdict}")
+    if report.problems:
+        note(
+            "'vaultfs sync --check' sends again what is missing or has a wrong size; what is damaged or was replaced "
+            "has to be deleted there before"
+        )
 
 
 def _share(text: str | None) -> float:

@@ -12,6 +12,7 @@ from vaultfs.metadata.chunk_rows import ChunkRow
 from vaultfs.metadata.database import MetadataDatabase
 
 _CHUNK: Final = "id, segment, offset, stored, length, refs, born, died, fingerprint"
+_NEVER: Final = (1 << 63) - 1
 
 
 class Policy(NamedTuple):
@@ -29,6 +30,23 @@ class OldData(NamedTuple):
 
     segments: int
     live_bytes: int
+
+
+class DeadChunk(NamedTuple):
+    """A chunk that only snapshots need; ``stored`` in bytes."""
+
+    died: int
+    id: ChunkId
+    segment: SegmentId
+    stored: int
+
+
+class SegmentSize(NamedTuple):
+    """A sealed segment; ``size`` and ``live`` in bytes."""
+
+    id: SegmentId
+    size: int
+    live: int
 
 
 class CompactionRows:
@@ -72,29 +90,46 @@ class CompactionRows:
             for row in self._execute("SELECT id FROM segment WHERE name IS NOT NULL AND live>0 AND holes>0")
         ]
 
-    def worn_segments(self, label: str, percent: int, least_gain: int) -> list[SegmentId]:
-        """Sealed segments of which files need less than a share, and all snapshots that need them have a label.
-
-        Costs a look at each chunk that only snapshots need.
+    def dead_after(self, place: tuple[int, int], limit: int) -> list[DeadChunk]:
+        """Chunks that only snapshots need, at most ``limit``, after one of them, in order of death and number.
 
         Args:
-            label: of snapshots that will be gone soon.
-            percent: the share of the segment's size.
-            least_gain: bytes that files do not need, at least.
+            place: when the last one died, and its number.
+            limit: at most so many.
         """
-        return [
-            cast("SegmentId", row[0])
-            for row in self._execute(
-                "SELECT s.id FROM segment s LEFT JOIN (SELECT segment, sum(stored) AS bytes FROM chunk "
-                "WHERE died IS NOT NULL GROUP BY segment) gone ON gone.segment=s.id "
-                "WHERE s.name IS NOT NULL AND s.live>coalesce(gone.bytes,0) "
-                "AND (s.live-coalesce(gone.bytes,0))*100<s.size*:percent "
-                "AND s.size-s.live+coalesce(gone.bytes,0)>:gain "
-                "AND NOT EXISTS (SELECT 1 FROM snapshot n JOIN chunk c ON n.seq>=c.born "
-                "AND (c.died IS NULL OR n.seq<c.died) WHERE n.label<>:label AND c.segment=s.id)",
-                {"label": label, "percent": percent, "gain": least_gain},
-            )
-        ]
+        died, number = place
+        found = self._execute(
+            "SELECT died, id, segment, stored FROM chunk INDEXED BY chunk_died WHERE died=? AND id>? "
+            "ORDER BY id LIMIT ?",
+            (died, number, limit),
+        ).fetchall()
+        if len(found) < limit:
+            found += self._execute(
+                "SELECT died, id, segment, stored FROM chunk INDEXED BY chunk_died WHERE died>? "
+                "ORDER BY died, id LIMIT ?",
+                (died, limit - len(found)),
+            ).fetchall()
+        return list(map(DeadChunk._make, found))
+
+    def sizes_after(self, after: int, limit: int) -> list[SegmentSize]:
+        """Size and live bytes of sealed segments with numbers above ``after``, at most ``limit``, in order."""
+        rows = self._execute(
+            "SELECT id, size, live FROM segment WHERE id>? AND name IS NOT NULL ORDER BY id LIMIT ?", (after, limit)
+        )
+        return list(map(SegmentSize._make, rows))
+
+    def has_others(self, label: str) -> bool:
+        """Whether there are snapshots with another label."""
+        return self._execute("SELECT 1 FROM snapshot WHERE label<>? LIMIT 1", (label,)).fetchone() is not None
+
+    def is_needed_by_others(self, segment: SegmentId, label: str) -> bool:
+        """Whether a snapshot with another label needs a chunk of the segment."""
+        found = self._execute(
+            "SELECT 1 FROM chunk c WHERE c.segment=? AND EXISTS (SELECT 1 FROM snapshot n WHERE n.seq>=c.born "
+            "AND n.seq<coalesce(c.died, ?) AND n.label<>?) LIMIT 1",
+            (segment, _NEVER, label),
+        )
+        return found.fetchone() is not None
 
     def chunks_of_files(self, segment: SegmentId) -> list[ChunkId]:
         """The chunks of a segment that files need now; those of snapshots' images are not among them."""

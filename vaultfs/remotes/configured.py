@@ -72,6 +72,21 @@ class Remote:
     features: Features = field(default_factory=Features)
 
 
+def require_name(name: str) -> None:
+    """See that a remote can have this name.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        msgspec.convert(name, _Name)
+    except msgspec.ValidationError:
+        raise UsageError(
+            f"{name!r} cannot be the name of a remote: it has at most 32 lower-case letters, digits, '_' and '-', "
+            "and begins with a letter or digit"
+        ) from None
+
+
 def load_remotes(layout: VaultLayout) -> list[Remote]:
     """The remotes of a vault, in the order in which they were added; none if there is no list.
 

@@ -2,6 +2,7 @@
 
 - The directory itself must exist.  It is never created: while its disk is not plugged in, a new tree on the disk below
   would look like a remote, and be full soon.  Name a directory *on* that disk, not the place where it is mounted.
+- Nothing is stored any more when another directory has come in its place, as when a disk is unplugged meanwhile.
 - An object appears with one rename or link of a temporary file beside it, after its bytes are on the disk; the names of
   directories that were made for it are synced before, its own name after.
 - Every part of a path below the directory is opened from the one above, and symlinks are never followed, so nothing
@@ -78,6 +79,8 @@ class DirectoryStore:
         self._root = root
         self._synced: set[str] = set()
         """Directories whose names are known to be durable."""
+        self._first_seen: tuple[int, int] | None = None
+        """The root, by its file system and number, at the first request."""
         self._lock = threading.Lock()
 
     def put(self, key: str, source: Source, *, if_absent: bool = False) -> None:
@@ -170,13 +173,21 @@ class DirectoryStore:
         """Nothing stays open."""
 
     @contextmanager
-    def _root_directory(self) -> Iterator[int]:
+    def _root_directory(self, *, is_written: bool = False) -> Iterator[int]:
         try:
             descriptor = os.open(self._root, _OPEN_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError) as error:
             message = f"there is no directory {self._root}: is its disk plugged in and mounted? If it is new, create it"
             raise RemoteUnreachableError(message) from error
         try:
+            status = os.fstat(descriptor)
+            place = (status.st_dev, status.st_ino)
+            with self._lock:
+                self._first_seen = first = self._first_seen or place
+            if is_written and place != first:  # who only reads has hashes, and a disk may be plugged in again
+                raise RemoteUnreachableError(
+                    f"{self._root} is not the directory any more that it was: was its disk unplugged meanwhile?"
+                )
             yield descriptor
         finally:
             os.close(descriptor)
@@ -209,7 +220,7 @@ class DirectoryStore:
 
         Names that another run made are synced once too: it may have died before it did that.
         """
-        with self._root_directory() as root:
+        with self._root_directory(is_written=True) as root:
             descriptor = root
             path = ""
             if path not in self._synced:

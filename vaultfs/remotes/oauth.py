@@ -168,7 +168,7 @@ def _grant(service: OAuthService, document: dict[str, Any]) -> Grant:
         raise RemoteError(f"{service.title} gave no access token; try again")
     try:
         life_s = float(document.get("expires_in", _USUAL_LIFE_S))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: a number too large for any
         life_s = _USUAL_LIFE_S
     # The comparison is false for what is no number.
     return Grant(access_token, min(life_s, _LONGEST_LIFE_S) if life_s > 0 else _USUAL_LIFE_S, refresh_token)

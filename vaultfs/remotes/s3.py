@@ -32,6 +32,8 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,
 _CONNECT_TIMEOUT_S: Final = 15
 _READ_TIMEOUT_S: Final = 60
 _CONNECTIONS: Final = 32
+_FRUITLESS_PAGES: Final = 100
+"""So many pages of a listing may bring nothing, one after the other, and say that there is more."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class S3Store:
                 answer = self._client().head_object(Bucket=self._bucket, Key=self._prefix + key)
         except ObjectMissingError:
             return None
-        return int(answer["ContentLength"])
+        return _length(f"{key} on {self.name}", answer)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose keys begin so, as `Store.list`: a request for each thousand."""
@@ -156,15 +158,39 @@ class S3Store:
         with self._errors("list", prefix):
             paginator = self._client().get_paginator("list_objects_v2")
         pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
+        fruitless = 0
         while True:
             with self._errors("list", prefix):
                 page = next(pages, None)
             if page is None:
                 return
-            for found in page.get("Contents", []):
-                key = found["Key"].removeprefix(self._prefix)
-                if found["Key"].startswith(self._prefix) and is_listed(key, prefix):
-                    yield ObjectInfo(key, int(found["Size"]))
+            is_whole = page.get("IsTruncated") is False or (
+                page.get("IsTruncated") and page.get("NextContinuationToken")
+            )
+            if not is_whole:  # a web page, for example, which parses as a listing of nothing
+                raise RemoteError(f"a listing was asked for, and something else came: {self._not_s3()}")
+            infos = [info for found in page.get("Contents", []) if (info := self._listed(found, prefix)) is not None]
+            fruitless = 0 if infos else fruitless + 1
+            if fruitless > _FRUITLESS_PAGES:
+                raise RemoteError(f"the listing of {prefix or 'all objects'} does not end: {self._not_s3()}")
+            yield from infos
+
+    def _listed(self, found: Mapping[str, Any], prefix: str) -> ObjectInfo | None:
+        """An entry of a listing; None if it is not what was asked for.
+
+        Raises:
+            RemoteError: it lacks its name or its size.
+        """
+        name, size = found.get("Key"), found.get("Size")
+        if not isinstance(name, str) or not isinstance(size, int):
+            raise RemoteError(f"an object without name or size was listed: {self._not_s3()}")
+        key = name.removeprefix(self._prefix)
+        return ObjectInfo(key, size) if name.startswith(self._prefix) and is_listed(key, prefix) else None
+
+    def _not_s3(self) -> str:
+        return (
+            f"what answers at {self.name} is not S3; check the option endpoint, and whether a login page is in between"
+        )
 
     def delete(self, key: str) -> None:
         """Remove an object, as `Store.delete`."""
@@ -252,8 +278,20 @@ def _announced(what: str, answer: Mapping[str, Any], offset: int, length: int | 
         RemoteError: not those that were asked for.
     """
     if not is_range:
-        return int(answer["ContentLength"])
+        return _length(what, answer)
     match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if match is None or int(match[1]) != offset:
         raise RemoteError(f"{what}: a part was asked for, and something else came")
     return wanted_bytes(what, int(match[3]), offset, length)
+
+
+def _length(what: str, answer: Mapping[str, Any]) -> int:
+    """The length that a server announced.
+
+    Raises:
+        RemoteError: none.
+    """
+    length = answer.get("ContentLength")
+    if not isinstance(length, int):
+        raise RemoteError(f"{what}: the server did not tell its length; a proxy in between may be why")
+    return length

@@ -24,7 +24,7 @@ from vaultfs.remotes.locations import Location, parse, redacted, require_options
 from vaultfs.remotes.retrying import RetryingStore, RetryPolicy
 from vaultfs.remotes.store import Store
 
-__all__ = ["open_store", "redacted"]
+__all__ = ["directory_of", "open_store", "redacted"]
 
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _DISK_PATIENCE: Final = RetryPolicy(tries=3, first_wait_s=0.2, longest_wait_s=1.0, total_s=3.0)
@@ -49,14 +49,31 @@ def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS, patience: Ret
     return RetryingStore(store, _DISK_PATIENCE if location.scheme == "file" else patience or RetryPolicy())
 
 
+def directory_of(url: str) -> Path | None:
+    """The directory that a ``file:`` URL means; nothing of another URL.
+
+    Args:
+        url: see the module.
+
+    Raises:
+        UsageError: the URL makes no sense.
+    """
+    location = parse(url)
+    return _path(location) if location.scheme == "file" else None
+
+
 def _directory(location: Location, options: Mapping[str, str]) -> Store:
     require_options(location, options, frozenset())
+    return DirectoryStore(_path(location))
+
+
+def _path(location: Location) -> Path:
     path = unquote("/" + location.path, errors="surrogateescape")
     if location.authority not in {"", "localhost"} or "\0" in path or not location.path:
         raise UsageError(f"{location.url} names no directory of this machine; write file:///the/directory")
     if ".." in Path(path).parts:
         raise UsageError(f"{location.url} goes up with '..'; write where it leads")
-    return DirectoryStore(Path(path))
+    return Path(path)
 
 
 def _s3(location: Location, options: Mapping[str, str]) -> Store:

@@ -4,8 +4,9 @@ A **record** (``heads/condemned/<hash of its content>``) says what a prune has g
 nothing needed when it was written.  Nothing is deleted before it is older than the grace period, and then only what
 still nothing needs.  **Marks** stand before the first deletion: one of the record (``heads/swept/<hash>``) until it is
 done, and one with a new token (``heads/swept/<token>``) until the next deletion, for machines that have not looked for
-long: what they remember may be gone.  A **spare** (``heads/spared/<token>``) names segments of a record that a sync
-relies on.
+long: what they remember may be gone.  A **claim** (``heads/sweeping/<token>``) stands while a prune deletes, because
+only one may: another that had decided before what to delete would go on after the end of the first, when syncs believe
+that all is over.  A **spare** (``heads/spared/<token>``) names segments of a record that a sync relies on.
 
 Who relies puts the spare, then looks for a mark; who deletes puts the mark, then looks for spares and snapshots.  So at
 least one sees the other, whatever their clocks say, on every store that lists what was stored just before.
@@ -23,21 +24,23 @@ from typing import Annotated, Final, TypeVar
 import blake3
 import msgspec
 
-from vaultfs.errors import FormatTooNewError, IntegrityError
+from vaultfs.errors import FormatTooNewError, IntegrityError, RemoteError
 from vaultfs.ids import SegmentName, VaultId
 from vaultfs.remotes.store import BytesSource, Store
 from vaultfs.sync.remote_layout import (
     CONDEMNED_PREFIX,
     SPARED_PREFIX,
+    SWEEPING_PREFIX,
     SWEPT_PREFIX,
     RemoteHead,
     head_key,
     parse_head,
 )
-from vaultfs.sync.remote_objects import Tick, read_whole
+from vaultfs.sync.remote_objects import MOST_OBJECTS, Tick, read_whole
 
 FORMAT_VERSION: Final = 1
 LARGEST_NOTE_BYTES: Final = 32 << 20
+LARGEST_CLAIM_BYTES: Final = 4096
 MOST_SEGMENTS: Final = 200_000
 """Of one record: 12 TiB, in some 16 MB of text.  A prune that gives up more writes several."""
 MOST_HEADS: Final = 10_000
@@ -62,6 +65,12 @@ class _StoredSpare(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     vault_id: _Id
     created_ns: _Moment
     segments: Annotated[list[_Hash], msgspec.Meta(max_length=MOST_SEGMENTS)]
+
+
+class _StoredClaim(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    format: int
+    vault_id: _Id
+    created_ns: _Moment
 
 
 class _AnyNote(msgspec.Struct, frozen=True):
@@ -147,6 +156,22 @@ def read_record(store: Store, digest: str, vault_id: VaultId, tick: Tick) -> Rec
     return Record(vault_id, stored.created_ns, heads, segments)
 
 
+def require_bounded(records: Iterable[Record], name: str) -> None:
+    """See that what records name together fits into a remote, and so into memory.
+
+    Args:
+        records: of one remote.
+        name: of the remote.
+
+    Raises:
+        RemoteError: it does not.
+    """
+    if sum(len(each.segments) + len(each.heads) for each in records) > MOST_OBJECTS:
+        raise RemoteError(
+            f"{name}: {CONDEMNED_PREFIX} names more than {MOST_OBJECTS} objects, and no remote has as many"
+        )
+
+
 def put_mark(store: Store, name: str) -> None:
     """Say that what a record names is being deleted, or that something is.
 
@@ -158,6 +183,34 @@ def put_mark(store: Store, name: str) -> None:
         RemoteError: as `Store.put`.
     """
     store.put(SWEPT_PREFIX + name, BytesSource(b"{}"))
+
+
+def put_claim(store: Store, token: str, vault_id: VaultId, created_ns: int) -> None:
+    """Say that a prune is about to delete.
+
+    Args:
+        store: the remote.
+        token: new.
+        vault_id: of the vault.
+        created_ns: now.
+
+    Raises:
+        RemoteError: as `Store.put`.
+    """
+    data = msgspec.json.encode(_StoredClaim(FORMAT_VERSION, vault_id.hex(), created_ns))
+    store.put(SWEEPING_PREFIX + token, BytesSource(data))
+
+
+def read_claim(store: Store, token: str, tick: Tick) -> int:
+    """When a prune began to delete, by its machine's clock.
+
+    Raises:
+        IntegrityError: it makes no sense.
+        FormatTooNewError: a newer vaultfs wrote it.
+        ObjectMissingError, RemoteError: as `Store.get`.
+    """
+    key = SWEEPING_PREFIX + token
+    return _decode(read_whole(store, key, LARGEST_CLAIM_BYTES, tick), _StoredClaim, f"{key} on {store.name}").created_ns
 
 
 def put_spare(store: Store, vault_id: VaultId, created_ns: int, segments: Iterable[SegmentName]) -> list[str]:

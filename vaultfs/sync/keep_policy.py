@@ -73,13 +73,17 @@ def parse_duration_ns(text: str, option: str) -> int:
     return sum(int(count) * _UNIT_HOURS[unit] for count, unit in _PART.findall(text)) * _HOUR_NS
 
 
-def kept(found: Iterable[DatedHead], policy: KeepPolicy, zone: tzinfo | None = None) -> dict[RemoteHead, list[str]]:
+def kept(
+    found: Iterable[DatedHead], policy: KeepPolicy, zone: tzinfo | None = None, *, now_ns: int | None = None
+) -> dict[RemoteHead, list[str]]:
     """The snapshots that stay, and by which rules.
 
     Args:
         found: all that there are.  Which is the newest is told by their numbers, because clocks go wrong.
         policy: the rules.
         zone: whose calendar counts; the machine's if None.
+        now_ns: nanoseconds since 1970; a newest one from after that was made by a wrong clock, and counts as made now,
+            or everything would be far older than it.
     """
     newest_first = sorted(found, key=lambda each: (each.head.seq, each.created_ns, each.head.hash), reverse=True)
     stays: dict[RemoteHead, list[str]] = {}
@@ -87,6 +91,8 @@ def kept(found: Iterable[DatedHead], policy: KeepPolicy, zone: tzinfo | None = N
         return stays
     newest_seq = newest_first[0].head.seq
     newest_ns = max(each.created_ns for each in newest_first if each.head.seq == newest_seq)
+    if now_ns is not None:
+        newest_ns = min(newest_ns, now_ns)
     for each in newest_first:
         if each.head.seq == newest_seq:
             _keep(stays, each, "newest")

@@ -14,6 +14,7 @@ and the first 16 digits of its BLAKE3; a line that is damaged counts as not writ
     branch <device> <seq> <hash>  a snapshot of another history, which a person has accepted beside ours
     dropped <device> <seq> <hash>  a snapshot that `prune` has given up there: not to be sent again
     gone <segment>              must not be relied upon any more: a prune may delete it, or it was asked for in vain
+    claim <token>               of a prune of this machine, which was interrupted if that is there still
     condemned <hash>            the record of a prune whose ``dropped`` and ``gone`` stand above, or the mark of one
 
 Lines are only added, and each is true when it is written.  So a lost one costs a request or sending something again,
@@ -66,6 +67,7 @@ class Holdings:
         whole: hashes of those whose segments are all there.
         branches: snapshots of other histories that were accepted beside ours, by hash.
         dropped: snapshots that are not to be sent again, by hash; not always ours.
+        claims: tokens of the claims of prunes of this machine.
         condemned: hashes of the records, and tokens of the marks, of prunes that this ledger has taken in.
     """
 
@@ -78,6 +80,7 @@ class Holdings:
     whole: set[str] = field(default_factory=set)
     branches: dict[str, RemoteHead] = field(default_factory=dict)
     dropped: dict[str, RemoteHead] = field(default_factory=dict)
+    claims: set[str] = field(default_factory=set)
     condemned: set[str] = field(default_factory=set)
 
     def apply(self, statement: str) -> bool:
@@ -98,6 +101,8 @@ class Holdings:
             case ["gone", name] if is_segment_name(name):
                 self.put.pop(SegmentName(name), None)
                 self.there.pop(SegmentName(name), None)
+            case ["claim", token] if is_segment_name(token):
+                self.claims.add(token)
             case ["condemned", digest] if is_segment_name(digest):
                 self.condemned.add(digest)
             case [("known" | "whole" | "branch" | "dropped") as kind, device, seq, digest]:
@@ -134,6 +139,7 @@ class Holdings:
             yield _head_statement("whole" if head.hash in self.whole else "known", head)
         yield from (_head_statement("dropped", head) for head in self.dropped.values())
         yield from (_head_statement("branch", head) for head in self.branches.values())
+        yield from (f"claim {token}" for token in sorted(self.claims))
         yield from (f"condemned {digest}" for digest in sorted(self.condemned))
         if self.is_listed:
             yield "listed"
@@ -363,6 +369,11 @@ class OpenLedger:
         """A snapshot of another history was accepted beside ours."""
         if head.hash not in self.holdings.branches:
             self._add(_head_statement("branch", head))
+
+    def claim(self, token: str) -> None:
+        """A prune of this machine is about to claim the deletion; durable on return."""
+        self._add(f"claim {token}")
+        self._sync()
 
     def condemned(self, record: str, heads: Iterable[RemoteHead], segments: Iterable[SegmentName]) -> None:
         """A prune has given these up; durable on return, so that nothing relies on them when they are deleted.

@@ -4,8 +4,9 @@ In two phases, which may be months apart; each run of a prune does what is due o
 
 1. What the rules drop, and what no snapshot needs, is written into a record (`vaultfs.sync.condemned`).  That is one
    PUT.  Nothing is deleted, and until the second phase the dropped snapshots can still be restored.
-2. When a record is older than the grace period: a mark is put; everything is looked at anew; the manifests that the
-   record names are deleted, then the segments that it names and nothing needs now, then the record.
+2. When a record is older than the grace period: other prunes are kept from deleting (`vaultfs.sync.sweep_claim`); a
+   mark is put; everything is looked at anew; the manifests that the record names are deleted, then the segments that it
+   names and nothing needs now, then the record.
 
 So a kill at any moment leaves complete snapshots, and the next prune goes on.  What is deleted was unneeded twice, a
 grace period apart, by all manifests that could be found, not by a listing alone: an object that a listing leaves out
@@ -19,25 +20,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
 from typing import Final
 
-from vaultfs.errors import IntegrityError, ObjectMissingError, UsageError
+from vaultfs.errors import IntegrityError, UsageError, VaultError
 from vaultfs.ids import SegmentName, VaultId
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.sync.condemned import Record, Spare, put_mark, put_record, read_spare
+from vaultfs.sync.condemned import Record, put_mark, put_record
 from vaultfs.sync.download import choose_head
 from vaultfs.sync.keep_policy import DatedHead, KeepPolicy, kept
 from vaultfs.sync.ledger import OpenLedger
-from vaultfs.sync.local_vault import ManifestHold, list_manifests
-from vaultfs.sync.plan import is_due
+from vaultfs.sync.needed_here import needed_here
+from vaultfs.sync.prune_report import KeptSnapshot, PruneReport, WaitingRecord
 from vaultfs.sync.remote_layout import (
     BRANCHES_PREFIX,
     CONDEMNED_PREFIX,
-    SPARED_PREFIX,
     SWEPT_PREFIX,
     RemoteHead,
     head_key,
@@ -45,57 +44,14 @@ from vaultfs.sync.remote_layout import (
 )
 from vaultfs.sync.remote_objects import list_segments, read_remote_header
 from vaultfs.sync.remote_snapshots import RemoteHistory, needs_of
+from vaultfs.sync.spares import SKEW_NS, Spares
+from vaultfs.sync.sweep_claim import SweepClaim
 from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgress
 
 __all__ = ["KeptSnapshot", "PruneReport", "StoppedError", "SyncProgress", "WaitingRecord", "prune"]
 
 GRACE_NS: Final = 7 * 24 * 3600 * 10**9
 """Long enough for a weekend in which somebody finds out that the rules were wrong, and for the longest upload."""
-SPARE_NS: Final = 30 * 24 * 3600 * 10**9
-"""A spare of a sync that was never ended protects so long."""
-SKEW_NS: Final = 3600 * 10**9
-"""A record from further in the future than this was written by a wrong clock, and is dated anew."""
-
-
-@dataclass
-class KeptSnapshot:
-    """A snapshot that stays, when it was made, and the rules that keep it."""
-
-    head: RemoteHead
-    created_ns: int
-    rules: list[str]
-
-
-@dataclass
-class WaitingRecord:
-    """What is given up, and will be deleted by a prune after ``due_ns``, if nothing needs it then."""
-
-    due_ns: int
-    snapshots: int
-    segments: int
-    bytes: int
-
-
-@dataclass
-class PruneReport:
-    """What was done; in a dry run: would be.
-
-    Attributes:
-        kept: snapshots that stay, newest first.
-        dropped: those given up now, newest first.
-        condemned_segments, condemned_bytes: what no snapshot needs any more since now.
-        deleted_snapshots, deleted_segments, deleted_bytes: gone for good; all were given up a grace period ago.
-        waiting: what is given up, and not deleted yet.
-    """
-
-    kept: list[KeptSnapshot] = field(default_factory=list)
-    dropped: list[DatedHead] = field(default_factory=list)
-    condemned_segments: int = 0
-    condemned_bytes: int = 0
-    deleted_snapshots: int = 0
-    deleted_segments: int = 0
-    deleted_bytes: int = 0
-    waiting: list[WaitingRecord] = field(default_factory=list)
 
 
 def prune(
@@ -135,6 +91,8 @@ def prune(
         UsageError: the remote holds another vault, or none; a snapshot is not there, or the newest is to be dropped.
         IntegrityError, ObjectMissingError: a manifest cannot be read, so it is not known what is needed.
         FormatTooNewError: a newer vaultfs wrote there.
+        VaultLockedError: another prune is deleting.
+        StorageError: the vault here, or the ledger, cannot be read or written.
         StoppedError: the caller asked for it.
         RemoteError: the remote failed.  As after all of these, the same prune may be run again.
     """
@@ -172,6 +130,8 @@ class _Prune:
         self._now_ns: Final = now_ns
         self._dry_run: Final = dry_run
         self._report: Final = PruneReport()
+        self._claim: Final = SweepClaim(store, ledger, vault_id, now_ns, crew.tick)
+        self._spares: Final = Spares(store, vault_id, now_ns, crew.tick)
 
     def run(self, policy: KeepPolicy, drop: Sequence[str], grace_ns: int, zone: tzinfo | None) -> PruneReport:
         history, report = self._history, self._report
@@ -182,11 +142,11 @@ class _Prune:
             self._ledger.condemned(digest, record.heads, record.segments)
         self._choose(policy, drop, zone)
         self._condemn()
-        ripe = {}
-        for digest, record in list(history.records.items()):
+        ripe, future = {}, {}
+        for digest, record in history.records.items():
             age_ns = self._now_ns - record.created_ns
             if age_ns < -SKEW_NS:
-                self._date_anew(digest, record)
+                future[digest] = record
                 age_ns = 0
             if age_ns >= grace_ns:
                 ripe[digest] = record
@@ -194,8 +154,10 @@ class _Prune:
                 due_ns = self._now_ns - max(0, age_ns) + grace_ns
                 size = sum(record.segments.values())
                 report.waiting.append(WaitingRecord(due_ns, len(record.heads), len(record.segments), size))
-        if ripe:
-            self._sweep(ripe)
+        if ripe or future:
+            self._sweep(ripe, future)
+        elif not self._dry_run:
+            self._claim.remove_left_behind(sorted(history.listing.sweeping))
         self._remove_old_notes()
         return report
 
@@ -211,7 +173,7 @@ class _Prune:
         if policy.is_empty:
             rules |= {each.head: ["no rule"] for each in ours}
         else:
-            rules |= kept(ours, policy, zone)
+            rules |= kept(ours, policy, zone, now_ns=self._now_ns)
         newest = max((each.head.seq for each in ours), default=0)
         dropped = {choose_head([each.head for each in snapshots], which) for which in drop}
         for head in dropped:
@@ -259,29 +221,11 @@ class _Prune:
             del history.snapshots[each.head.hash]
 
     def _needed_here(self) -> set[SegmentName]:
-        """What the snapshots on this machine need that are still to be sent: some of it may be there already."""
-        needed: set[SegmentName] = set()
-        if self._layout is None:
-            return needed
-        manifests = list_manifests(self._layout)
-        for manifest in manifests:
-            if not is_due(manifest.hash, self._ledger.holdings, is_newest=manifest == manifests[-1]):
-                continue
-            hold = ManifestHold.take(self._layout, manifest)
-            if hold is None:
-                continue
-            try:
-                needed.update(name for name, _ in hold.content(self._vault_id).segments)
-            except IntegrityError:  # it cannot be sent either
-                continue
-            finally:
-                hold.release()
-        return needed
+        layout = self._layout
+        return set() if layout is None else needed_here(layout, self._vault_id, self._ledger.holdings)
 
     def _date_anew(self, digest: str, record: Record) -> None:
         """Replace a record that says that it was written in the future, or it would wait until then."""
-        if self._dry_run:
-            return
         new = Record(record.vault_id, self._now_ns, record.heads, record.segments)
         now_called = put_record(self._store, new)
         self._ledger.condemned(now_called, new.heads, new.segments)
@@ -289,72 +233,79 @@ class _Prune:
 
     # --- the second phase
 
-    def _sweep(self, ripe: dict[str, Record]) -> None:
-        """Delete what these records name and nothing needs now."""
-        history, report = self._history, self._report
-        token = secrets.token_hex(32)
-        if not self._dry_run:
-            for name in (token, *ripe):
-                put_mark(self._store, name)
-            history.look_again()
-        if not history.snapshots:
-            raise IntegrityError(f"no snapshot would be left on {self._store.name}; nothing was deleted")
-        goes = {head for record in ripe.values() for head in record.heads}
-        # A snapshot that another record gives up shows until that one is ripe, and needs its segments so long.
-        history.read_given_up(goes)
-        needed = needs_of(history.snapshots.values()).keys() | self._needed_here() | self._spared()
-        doomed = {
-            name: size for record in ripe.values() for name, size in record.segments.items() if name not in needed
-        }
-        report.deleted_snapshots = len(goes)
-        report.deleted_segments, report.deleted_bytes = len(doomed), sum(doomed.values())
+    def _sweep(self, ripe: dict[str, Record], future: dict[str, Record]) -> None:
+        """Delete what ripe records name and nothing needs now; date those from the future anew."""
         if self._dry_run:
+            self._tell_doomed(ripe)
             return
-        self._crew.total_bytes += report.deleted_bytes
+        try:
+            self._claim.take()
+            self._sweep_alone(ripe, future)
+        except VaultError:
+            self._claim.give_up()
+            raise
+        self._claim.release()
+
+    def _sweep_alone(self, ripe: dict[str, Record], future: dict[str, Record]) -> None:
+        history = self._history
+        marks = set(history.listing.swept)  # each of a deletion that began before this one
+        token = secrets.token_hex(32)
+        for name in (token, *ripe) if ripe else ():
+            put_mark(self._store, name)
+        history.look_again()
+        # What another prune has carried out since the first look may be sent anew just now.
+        ripe = {digest: record for digest, record in ripe.items() if digest in history.listing.condemned}
+        for digest, record in future.items():
+            if digest in history.listing.condemned:
+                self._date_anew(digest, record)
+        if not ripe:
+            return
+        goes, doomed = self._tell_doomed(ripe)
+        self._crew.total_bytes += self._report.deleted_bytes
         self._crew.work(partial(self._delete, head_key(head), 0) for head in goes)
         self._crew.work(partial(self._delete, segment_key(name), size) for name, size in doomed.items())
         for digest in ripe:
             self._store.delete(CONDEMNED_PREFIX + digest)
             del history.records[digest]
         self._ledger.condemned(token, (), ())
-        for old in (history.listing.swept | ripe.keys()) - history.records.keys() - {token}:
+        self._spares.remove_old()
+        # A mark without its record is of a deletion that has ended; the new token does for all before it.
+        for old in (marks | ripe.keys()) - (history.listing.condemned - ripe.keys()):
             self._store.delete(SWEPT_PREFIX + old)
+
+    def _tell_doomed(self, ripe: dict[str, Record]) -> tuple[set[RemoteHead], dict[SegmentName, int]]:
+        """The snapshots that records give up, and the segments of theirs that nothing needs now."""
+        history, report = self._history, self._report
+        if not history.snapshots:
+            raise IntegrityError(f"no snapshot would be left on {self._store.name}; nothing was deleted")
+        goes = {head for record in ripe.values() for head in record.heads}
+        # A snapshot that another record gives up shows until that one is ripe, and needs its segments so long.
+        history.read_given_up(goes)
+        needed = (
+            needs_of(history.snapshots.values()).keys()
+            | self._needed_here()
+            | self._spares.read(history.listing.spared)
+        )
+        doomed = {
+            name: size for record in ripe.values() for name, size in record.segments.items() if name not in needed
+        }
+        report.deleted_snapshots = len(goes)
+        report.deleted_segments, report.deleted_bytes = len(doomed), sum(doomed.values())
+        return goes, doomed
 
     def _delete(self, key: str, size: int) -> None:
         self._crew.check()
+        self._claim.require_valid()
         self._store.delete(key)
         self._crew.advance(size)
 
-    def _spared(self) -> set[SegmentName]:
-        """What syncs of other machines rely on.
-
-        Raises:
-            IntegrityError: one cannot be read.
-        """
-        found: set[SegmentName] = set()
-        for token in self._history.listing.spared:
-            spare = self._read_spare(token)
-            if spare is not None and self._now_ns - spare.created_ns < SPARE_NS:
-                found |= spare.segments
-        return found
-
-    def _read_spare(self, token: str) -> Spare | None:
-        try:
-            return read_spare(self._store, token, self._crew.tick)
-        except ObjectMissingError:  # that sync is over
-            return None
-
     def _remove_old_notes(self) -> None:
-        """Records that are damaged protect and delete nothing; spares that are forgotten; branches that have ended."""
+        """Records that are damaged protect and delete nothing; branches that have ended."""
         if self._dry_run:
             return
         listing = self._history.listing
         for digest in self._history.damaged_records:
             self._store.delete(CONDEMNED_PREFIX + digest)
-        for token in listing.spared:
-            spare = self._read_spare(token)
-            if spare is not None and self._now_ns - spare.created_ns >= SPARE_NS:
-                self._store.delete(SPARED_PREFIX + token)
         if listing.branches and self._has_one_history(listing.heads):
             for token in listing.branches:
                 self._store.delete(BRANCHES_PREFIX + token)

@@ -12,9 +12,13 @@ from typing import Final
 from vaultfs.errors import ObjectMissingError, RemoteError
 from vaultfs.ids import SegmentName, VaultId
 from vaultfs.remotes.store import Store
-from vaultfs.sync.condemned import Record, put_spare, read_record, remove_spares
+from vaultfs.sync.condemned import Record, put_spare, read_record, remove_spares, require_bounded
 from vaultfs.sync.ledger import OpenLedger
 from vaultfs.sync.remote_objects import HeadListing, Tick, list_head_objects
+from vaultfs.sync.sweep_claim import awake_or_asleep_ns
+
+LOOK_AGAIN_NS: Final = 2 * 24 * 3600 * 10**9
+"""Syncs that take longer look at the marks again before they put a snapshot; much less than the grace period."""
 
 
 class PruneWatch:
@@ -32,6 +36,7 @@ class PruneWatch:
         self._vault_id = VaultId(b"")
         self._records: Final[dict[str, Record]] = {}
         self._spares: list[str] = []
+        self._looked_ns = 0
 
     def look(self, listing: HeadListing, vault_id: VaultId, tick: Tick) -> bool:
         """Take in what is new, and forget that it is there.
@@ -47,14 +52,12 @@ class PruneWatch:
         Raises:
             IntegrityError: a record is damaged.
             FormatTooNewError: a newer vaultfs wrote it.
-            RemoteError: as `Store.get`.
+            RemoteError: as `Store.get`, or a prune has just ended.
         """
         self._listing, self._vault_id = listing, vault_id
+        self._looked_ns = awake_or_asleep_ns()
         for digest in sorted(listing.condemned - self._ledger.holdings.condemned):
-            try:
-                record = self._record(digest, tick)
-            except ObjectMissingError:  # it was listed, and has just been carried out
-                return True
+            record = self._record(digest, tick)
             self._ledger.condemned(digest, record.heads, record.segments)
         return bool(self._unknown_marks())
 
@@ -100,12 +103,38 @@ class PruneWatch:
         if not relied:
             return
         self._spares = put_spare(self._store, self._vault_id, time.time_ns(), relied)
-        if concerned & list_head_objects(self._store, tick).swept:
+        now = list_head_objects(self._store, tick)
+        if not now.spared.issuperset(self._spares):
+            self.unspare()
+            raise RemoteError(
+                f"{self._store.name} does not list what was stored there just before, so prunes and syncs could not "
+                "see each other; nothing was sent; sync again later"
+            )
+        if concerned & now.swept or now.swept - self._listing.swept:
             self.unspare()
             raise RemoteError(
                 f"{self._store.name}: a prune is deleting segments that this vault needs again, or was interrupted; "
                 "wait for its end or run 'vaultfs prune' again, then sync again"
             )
+
+    def require_undisturbed(self, tick: Tick) -> None:
+        """After days, in which this machine may have slept: see that no prune has deleted anything meanwhile.
+
+        To be called before a snapshot is put, because what it needs may lie there for so long and none names it.  What
+        was only given up since `look` does no harm: the snapshot is there before that may be deleted.
+
+        Raises:
+            RemoteError: one has deleted something.
+        """
+        if awake_or_asleep_ns() - self._looked_ns < LOOK_AGAIN_NS:
+            return
+        now = list_head_objects(self._store, tick)
+        if now.swept - self._listing.swept:
+            raise RemoteError(
+                f"{self._store.name}: a prune has deleted something during this sync, which took for days; sync again, "
+                "and prune after it"
+            )
+        self._looked_ns = awake_or_asleep_ns()
 
     def unspare(self) -> None:
         """Take back what `spare` has put.
@@ -118,7 +147,13 @@ class PruneWatch:
 
     def _record(self, digest: str, tick: Tick) -> Record:
         if digest not in self._records:
-            self._records[digest] = read_record(self._store, digest, self._vault_id, tick)
+            try:
+                self._records[digest] = read_record(self._store, digest, self._vault_id, tick)
+            except ObjectMissingError as error:
+                raise RemoteError(
+                    f"{self._store.name}: a prune has just ended; nothing was sent; sync again"
+                ) from error
+            require_bounded(self._records.values(), self._store.name)
         return self._records[digest]
 
     def _unknown_marks(self) -> set[str]:

@@ -6,10 +6,11 @@
 ``heads/condemned/<hash>``                 what a prune has given up and a later one deletes; ``hash`` of its content
 ``heads/swept/<hash>``                     that what this record names is being deleted
 ``heads/swept/<token>``                    that something was deleted since whoever looks has looked last
+``heads/sweeping/<token>``                 that a prune is deleting just now, or was interrupted
 ``heads/spared/<token>``                   segments that a sync relies on although a prune has given them up
 ``heads/branches/<token>``                 that two histories of the vault stand side by side here, as a person wished
 
-The last four lie below ``heads/`` so that one listing shows them together with the snapshots.
+The last six lie below ``heads/`` so that one listing shows them together with the snapshots.
 
 Every name has exactly one form.  A remote may list whatever it likes: what is no such name is none of ours.
 """
@@ -29,6 +30,7 @@ SEGMENTS_PREFIX: Final = "segments/"
 HEADS_PREFIX: Final = "heads/"
 CONDEMNED_PREFIX: Final = "heads/condemned/"
 SWEPT_PREFIX: Final = "heads/swept/"
+SWEEPING_PREFIX: Final = "heads/sweeping/"
 SPARED_PREFIX: Final = "heads/spared/"
 BRANCHES_PREFIX: Final = "heads/branches/"
 LARGEST_SEGMENT_BYTES: Final = 128 << 20

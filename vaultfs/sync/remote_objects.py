@@ -22,6 +22,7 @@ from vaultfs.sync.remote_layout import (
     HEADS_PREFIX,
     SEGMENTS_PREFIX,
     SPARED_PREFIX,
+    SWEEPING_PREFIX,
     SWEPT_PREFIX,
     RemoteHead,
     head_key,
@@ -31,6 +32,8 @@ from vaultfs.sync.remote_layout import (
 )
 
 MOST_OBJECTS: Final = 1 << 21
+MOST_NOTES: Final = 10_000
+"""Of one kind.  There are one or two for each prune, until the next; each may cost a request and memory to read."""
 
 Tick = Callable[[], None]
 """Called often meanwhile; may raise, which ends what is under way."""
@@ -158,6 +161,7 @@ class HeadListing:
         heads: snapshots, and the sizes of their manifests.
         condemned: hashes of the records of prunes.
         swept: hashes of those whose deletion has begun, and the token of the newest deletion.
+        sweeping: tokens of the claims of prunes that are deleting.
         spared: tokens of what syncs rely on.
         branches: tokens of accepted branches.
     """
@@ -165,6 +169,7 @@ class HeadListing:
     heads: dict[RemoteHead, int] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
     swept: set[str] = field(default_factory=set)
+    sweeping: set[str] = field(default_factory=set)
     spared: set[str] = field(default_factory=set)
     branches: set[str] = field(default_factory=set)
 
@@ -173,12 +178,13 @@ def list_head_objects(store: Store, tick: Tick = _nothing) -> HeadListing:
     """The snapshots that a remote lists, and the notes beside them; other names are ignored.
 
     Raises:
-        RemoteError: as `list_bounded`.
+        RemoteError: as `list_bounded`, or there are too many notes.
     """
     found = HeadListing()
     notes = {
         CONDEMNED_PREFIX: found.condemned,
         SWEPT_PREFIX: found.swept,
+        SWEEPING_PREFIX: found.sweeping,
         SPARED_PREFIX: found.spared,
         BRANCHES_PREFIX: found.branches,
     }
@@ -191,6 +197,11 @@ def list_head_objects(store: Store, tick: Tick = _nothing) -> HeadListing:
             name = parse_note(info.key, prefix)
             if name is not None:
                 names.add(name)
+                if len(names) > MOST_NOTES:
+                    raise RemoteError(
+                        f"{store.name} lists more than {MOST_NOTES} notes in {prefix}, which no prunes and syncs leave "
+                        "behind; something else wrote them"
+                    )
     return found
 
 

@@ -317,10 +317,11 @@ class RemoteRun:
         """Put a manifest, all whose segments are there.
 
         Raises:
-            RemoteError: as `Store.put`, or it was not stored.
+            RemoteError: as `Store.put`, or it was not stored; or a prune came in the way of a long sync.
         """
         key, size = head_key(head), source.size_bytes
         if not self.has_head(head, size):
+            self.prunes.require_undisturbed(lambda: None)
             self.store.put(key, source)
             self.require_stored(key, size)
             with self._lock:

@@ -17,7 +17,7 @@ from vaultfs.ids import SegmentName, SnapshotSeq, VaultId
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
-from vaultfs.sync.condemned import Record, read_record
+from vaultfs.sync.condemned import Record, read_record, require_bounded
 from vaultfs.sync.ledger import Holdings
 from vaultfs.sync.local_vault import LocalManifest, ManifestHold
 from vaultfs.sync.remote_layout import RemoteHead, head_key
@@ -75,7 +75,7 @@ class RemoteHistory:
         self._crew: Final = crew
         self._holdings: Final = holdings
         self._layout: Final = layout
-        self._names: Final[dict[SegmentName, SegmentName]] = {}
+        self._pairs: Final[dict[tuple[SegmentName, int], tuple[SegmentName, int]]] = {}
         self._lock: Final = threading.Lock()
 
     @property
@@ -93,7 +93,9 @@ class RemoteHistory:
             StoppedError, RemoteError: as usual.
         """
         self.listing = list_head_objects(self._store, self._crew.tick)
-        self._read_records()
+        if not self._read_records():  # a prune has just ended, and the snapshots that it gave up are listed still
+            self.listing = list_head_objects(self._store, self._crew.tick)
+            self._read_records()
         self._ask_for_known()
         self.read_new(self.listing.heads)
 
@@ -129,14 +131,18 @@ class RemoteHistory:
             new = []
             self._crew.work(partial(self._ask, guess, new.append) for guess in guesses)
 
-    def _read_records(self) -> None:
-        for digest in sorted(self.listing.condemned):
+    def _read_records(self) -> bool:
+        """Whether all that are listed are there."""
+        are_there = True
+        for digest in sorted(self.listing.condemned - self.records.keys()):
             try:
                 self.records[digest] = read_record(self._store, digest, self._vault_id, self._crew.tick)
+                require_bounded(self.records.values(), self._store.name)
             except IntegrityError:
                 self.damaged_records.add(digest)
-            except ObjectMissingError:  # another prune has just finished with it
-                continue
+            except ObjectMissingError:  # another prune has just finished with it, or the listing has invented it
+                are_there = False
+        return are_there
 
     def _ask_for_known(self) -> None:
         """Ask for the snapshots that this machine knows to be there and the listing leaves out."""
@@ -162,8 +168,8 @@ class RemoteHistory:
         # If it is listed and not there, that is an error: only with all manifests it is known what is needed.
         manifest = self._here(head) or read_remote_manifest(self._store, head, self._vault_id, self._crew.check)[1]
         previous = None if manifest.previous is None else manifest.previous.hex()
-        with self._lock:  # so that a name that a thousand snapshots need takes its memory once
-            segments = tuple((self._names.setdefault(name, name), size) for name, size in manifest.segments)
+        with self._lock:  # so that a segment that a thousand snapshots need takes 8 bytes for each, and not 200
+            segments = tuple(self._pairs.setdefault(pair, pair) for pair in manifest.segments)
             self.snapshots[head.hash] = RemoteSnapshot(head, manifest.created_ns, previous, segments)
 
     def _here(self, head: RemoteHead) -> Manifest | None:

@@ -166,7 +166,8 @@ class _SealedSource:
                     "before the vault had a remote; run vaultfs sync while it is mounted, or with a password"
                 )
             raise IntegrityError(
-                f"the segment {self._name} is damaged: its bytes are not those of its name; restore it"
+                f"the segment {self._name} is damaged: its bytes are not those of its name; 'vaultfs scrub' tells "
+                "which files it has, and to read them mends it if a remote has it"
             )
         except VaultError as error:
             self.failure = error

@@ -25,23 +25,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from vaultfs.crypto.header import VaultHeader
-from vaultfs.errors import UsageError, VaultError, VaultLockedError
+from vaultfs.errors import FormatTooNewError, IntegrityError, UsageError, VaultError, VaultLockedError
 from vaultfs.ids import SegmentName, SnapshotSeq
 from vaultfs.metadata.tree_comparison import shows_the_same
-from vaultfs.storage.durable import atomic_replace, storage_errors
+from vaultfs.storage.durable import atomic_replace
 from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.lock import VaultLock
 from vaultfs.storage.segment_reader import hash_file
 from vaultfs.vault.adopted_header import AdoptedHeader, adopted_header
 from vaultfs.vault.adoption_record import AdoptionRecord, move_segments
+from vaultfs.vault.adoption_staging import prepare_staging, require_own_staging, sealed_size
 from vaultfs.vault.adoption_steps import keep_manifests, only_known_before, switch
 from vaultfs.vault.head import Head
 from vaultfs.vault.kept_snapshots import list_kept
@@ -123,7 +123,7 @@ class Adopting:
             VaultLockedError: it is mounted, or another command works on it.
             WrongPasswordError: the secret does not open the header that counts; nothing was changed.
             UsageError: keys have gone different ways, see `adopted_header`; nothing was changed.
-            VaultError: as `open_filesystem`, and as `open_manifest` for theirs.
+            VaultError: as `open_filesystem`, as `open_manifest` for theirs, and as `require_own_staging`.
         """
         layout = VaultLayout(path)
         load_header(layout)  # first, because taking the lock creates a file
@@ -132,6 +132,7 @@ class Adopting:
             ours = load_header(layout)
             choice = adopted_header(ours, theirs.header, secret)
             adopting = cls(layout, lock, choice, theirs, source)
+            require_own_staging(layout)
             adopting._take_header(ours)
             adopting._fs = adopting._open()
         except BaseException:
@@ -173,6 +174,7 @@ class Adopting:
         """Step 1.  Return the snapshot that had to be made.
 
         Raises:
+            UsageError: what shall be taken over is a snapshot of this vault's own.
             NoSpaceError, StorageError: nothing can be kept, so nothing is changed.
         """
         fs, self._fs = self._opened(), None
@@ -180,6 +182,7 @@ class Adopting:
         try:
             with fs.database_safe():
                 known = list_snapshots(fs)
+                self._require_foreign(known)
                 if not known or not self._is_shown_by(known[-1], fs):
                     made = create_snapshot(fs, LABEL)
                 self._snapshots = list_snapshots(fs)
@@ -188,6 +191,14 @@ class Adopting:
         finally:
             fs.close()
         return made
+
+    def _require_foreign(self, known: list[SnapshotInfo]) -> None:
+        """After a crash the row of the adopted snapshot must tell the new database from the old one."""
+        if any(info.id == self._theirs.snapshot_id for info in known):
+            raise UsageError(
+                f"snapshot {self._theirs.seq} is this vault's own, but its manifest is missing here; nothing was "
+                "changed.  Give it up with 'vaultfs snapshot delete', and adopt again"
+            )
 
     def _opened(self) -> FileSystem:
         if self._fs is None:
@@ -207,12 +218,26 @@ class Adopting:
         finally:
             snapshot.close()
 
+    def is_ours(self, seq: SnapshotSeq, snapshot_id: str, manifest: bytes) -> bool:
+        """Whether a manifest was made by who has this vault's key.
+
+        Args:
+            seq: the number that it must have.
+            snapshot_id: the hash that it must have.
+            manifest: the bytes.
+        """
+        try:
+            open_manifest(self._keyring, manifest, seq, snapshot_id)
+        except (IntegrityError, FormatTooNewError):
+            return False
+        return True
+
     @property
     def is_partial(self) -> bool:
         """Whether most of the present is not on this disk, as in a clone that was not filled."""
         here = missing = 0
         for row in self._segments:
-            if row.name is not None and _size_of(self._layout, row.name):
+            if row.name is not None and sealed_size(self._layout, row.name):
                 here += row.live
             elif row.name is not None:
                 missing += row.live
@@ -221,9 +246,7 @@ class Adopting:
     @property
     def staging(self) -> VaultLayout:
         """Where segments are to be fetched to; its directories exist."""
-        staging = VaultLayout(self._layout.adopting)
-        staging.create_directories()
-        return staging
+        return prepare_staging(self._layout)
 
     def missing(self) -> list[tuple[SegmentName, int]]:
         """Step 2: names and sizes of the segments that must be in `staging` before `complete`.
@@ -238,7 +261,7 @@ class Adopting:
         return [
             (facts.name, facts.size)
             for facts in self.content.segments
-            if _size_of(layout, facts.name) != facts.size
+            if sealed_size(layout, facts.name) != facts.size
             or (facts.name not in whole and hash_file(layout.sealed_path(facts.name)) != facts.name)
         ]
 
@@ -249,7 +272,7 @@ class Adopting:
 
         Args:
             ancestors: hashes of snapshots known to be in the history that is adopted.
-            highest_seq: no snapshot on the remote has a higher number; later ones here get higher ones than all.
+            highest_seq: no snapshot of this vault on the remote has a higher number; later ones here get higher ones.
 
         Raises:
             NoSpaceError, StorageError: the disk failed; the vault is as it was, or as the next mount makes it.
@@ -259,7 +282,7 @@ class Adopting:
         if self._fs is not None:
             raise UsageError("the steps of an adoption are done once, and in order")
         staging = self.staging
-        fresh = [facts.name for facts in self.content.segments if _size_of(staging, facts.name)]
+        fresh = [facts.name for facts in self.content.segments if sealed_size(staging, facts.name) == facts.size]
         record = AdoptionRecord(theirs.seq, theirs.snapshot_id, tuple(fresh))
         atomic_replace(staging.manifest_path(theirs.seq, theirs.snapshot_id), theirs.manifest)
         if self._header.at_the_end is not None:
@@ -302,14 +325,3 @@ class Adopting:
             return [info for info in list_kept(layout, keyring) if info.id in ours]
         finally:
             fs.close()
-
-
-def _size_of(layout: VaultLayout, name: str) -> int:
-    """Bytes in a sealed segment; 0 if it is not there."""
-    path = layout.sealed_path(SegmentName(name))
-    with storage_errors(f"cannot look at {path}"):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0

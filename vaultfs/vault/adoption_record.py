@@ -20,14 +20,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from vaultfs.crypto.aead import open_record, seal_record
-from vaultfs.crypto.header import VaultHeader
+from vaultfs.crypto.header import LARGEST_HEADER_BYTES, VaultHeader
 from vaultfs.errors import IntegrityError
 from vaultfs.ids import SegmentName, SnapshotSeq
 from vaultfs.metadata.chunk_rows import ChunkRows
@@ -37,7 +37,8 @@ from vaultfs.storage.durable import atomic_replace, fsync_directory, storage_err
 from vaultfs.storage.kept_manifests import kept_files, known_kept_segments
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.snapshot_history import add_to_history
-from vaultfs.vault.kept_keys import keep_keys
+from vaultfs.vault.adoption_staging import RECORD_NAME, remove_staging
+from vaultfs.vault.kept_keys import KeptKeysDamagedError, keep_keys
 from vaultfs.vault.kept_snapshots import delete_segments
 
 if TYPE_CHECKING:
@@ -163,18 +164,20 @@ class AdoptionRecord:
 def _put_header_in_place(layout: VaultLayout, keyring: Keyring, database: MetadataDatabase) -> None:
     """Give the vault the header that waits for it, without keys that only kept snapshots need from now on.
 
-    If anything else needs one of those, the header that has them all stays.
+    If anything else needs one of those, or they cannot be kept elsewhere, the header that has them all stays.
     """
-    staged = VaultLayout(layout.adopting).header
-    if not os.path.lexists(staged):
+    data = _read_file(VaultLayout(layout.adopting).header, LARGEST_HEADER_BYTES + 1)
+    if data is None:
         return
-    with storage_errors(f"cannot read {staged}"):
-        data = staged.read_bytes()
     header = VaultHeader.decode(data)
     stays = header.unlock_with(keyring).epochs
     needed = {row.epoch for row in ChunkRows(database).segments() if row.live} | {key_epoch(database)}
     if needed <= set(stays):
-        keep_keys(layout, keyring, stays)
+        try:
+            keep_keys(layout, keyring, stays)
+        except KeptKeysDamagedError as error:
+            log.warning("%s has more keys than on the other devices: %s", layout.header, error)
+            return
         atomic_replace(layout.header, data)
 
 
@@ -187,12 +190,9 @@ def load_adoption(layout: VaultLayout, keyring: Keyring) -> AdoptionRecord | Non
         StorageError: it cannot be read.
     """
     path = _record_path(layout)
-    if not os.path.lexists(path):
+    data = None if layout.adopting.is_symlink() else _read_file(path, _LARGEST_BYTES)
+    if data is None:
         return None
-    with storage_errors(f"cannot read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(_LARGEST_BYTES)
     for epoch in reversed(keyring.epochs):
         try:
             plain = open_record(keyring.subkeys(epoch).record, _purpose(keyring), data)
@@ -228,7 +228,7 @@ def move_segments(names: list[SegmentName], origin: VaultLayout, target: VaultLa
     for name in names:
         path = target.sealed_path(name)
         with storage_errors(f"cannot move the segment {name} to {path}"):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(origin.sealed_path(name), path)  # noqa: PTH104
     for layout in (target, origin):
@@ -239,26 +239,17 @@ def move_segments(names: list[SegmentName], origin: VaultLayout, target: VaultLa
             fsync_directory(layout.segments)
 
 
-def remove_staging(layout: VaultLayout) -> None:
-    """Remove ``.adopting``, the record last, so that whatever interrupts this is seen.
-
-    Raises:
-        StorageError: the disk failed.
-    """
-    record = _record_path(layout)
-    with storage_errors(f"cannot remove {layout.adopting}"):
-        if not os.path.lexists(layout.adopting):
-            return
-        with os.scandir(layout.adopting) as entries:
-            others = [entry for entry in entries if entry.name != record.name]
-        for entry in others:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)  # noqa: PTH108
-        record.unlink(missing_ok=True)
-        layout.adopting.rmdir()
-    fsync_directory(layout.root)
+def _read_file(path: Path, limit: int) -> bytes | None:
+    """So many bytes of a file at most; None if there is none, or something else in its place."""
+    with storage_errors(f"cannot read {path}"):
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
+        except FileNotFoundError:
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit)
 
 
 def _purpose(keyring: Keyring) -> bytes:
@@ -266,7 +257,7 @@ def _purpose(keyring: Keyring) -> bytes:
 
 
 def _record_path(layout: VaultLayout) -> Path:
-    return layout.adopting / "record"
+    return layout.adopting / RECORD_NAME
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

@@ -338,7 +338,9 @@ class Compactor:
         header = load_header(self._fs.layout)
         if header.epoch != self._fs.keyring.epoch:
             raise IntegrityError(f"{self._fs.layout.header} was replaced while the vault was open; restore it")
-        smaller, _ = header.retire_epochs(self._fs.keyring, kept)
+        # Who has just ended an adoption has keys that only kept snapshots need, and that the header is not to have.
+        in_header = header.unlock_with(self._fs.keyring).epochs
+        smaller, _ = header.retire_epochs(self._fs.keyring, kept.intersection(in_header))
         atomic_replace(self._fs.layout.header, smaller.encode())
         log.info("threw away the keys of epochs %s", sorted(epochs))
         self._kept_epochs = kept

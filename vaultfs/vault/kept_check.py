@@ -17,7 +17,7 @@ from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.kept_manifests import kept_files
 from vaultfs.storage.segment_file import open_segment
 from vaultfs.storage.segment_reader import hash_file
-from vaultfs.vault.kept_keys import with_kept_keys
+from vaultfs.vault.kept_keys import KeptKeysDamagedError, with_kept_keys
 from vaultfs.vault.kept_snapshots import open_kept
 from vaultfs.vault.segment_index import chunk_opens, open_by_header, read_index
 from vaultfs.vault.snapshot_manifest import SegmentFacts
@@ -58,7 +58,9 @@ def kept_problems(
         try:
             content = open_kept(layout, keyring, seq, snapshot_id)
         except VaultError as error:
-            yield KeptProblem(seq, snapshot_id, str(error), is_manifest=True)
+            # Without its keys a manifest may be as good as ever, and stays where they are looked for again.
+            is_manifest = not isinstance(error, KeptKeysDamagedError)
+            yield KeptProblem(seq, snapshot_id, str(error), is_manifest=is_manifest)
             continue
         missing = [facts for facts in content.segments if not _is_there(layout, facts)]
         missed = [facts for facts in missing if facts.name not in elsewhere]

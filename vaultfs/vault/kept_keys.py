@@ -3,6 +3,8 @@
 ``heads/kept/keys``: older master keys, each epoch u32 LE and 32 bytes, sealed as a record with the record key of the
 epoch that was current then, for the purpose ``"kept keys" | vault id``.  They are not in ``vault.json``, because that
 is the same on all devices.  The file goes with the last kept snapshot; until then the key that sealed it stays, too.
+
+If it is damaged, only snapshots that need a key in it cannot be opened.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from vaultfs.ids import KeyEpoch
     from vaultfs.storage.layout import VaultLayout
 
+
+class KeptKeysDamagedError(IntegrityError):
+    """The file is not the one that was written."""
+
+
 _LARGEST_BYTES: Final = OVERHEAD_BYTES + 1024 * MASTER_BYTES
 
 
@@ -37,7 +44,7 @@ def with_kept_keys(layout: VaultLayout, keyring: Keyring) -> Keyring:
         keyring: that of its header.
 
     Raises:
-        IntegrityError: the file is damaged.
+        KeptKeysDamagedError: the file is damaged.
         StorageError: it cannot be read.
     """
     found = _load(layout, keyring)
@@ -51,7 +58,7 @@ def sealing_epoch(layout: VaultLayout, keyring: Keyring) -> KeyEpoch | None:
     """The epoch whose key opens the file; None if there is none.
 
     Raises:
-        IntegrityError, StorageError: as `with_kept_keys`.
+        KeptKeysDamagedError, StorageError: as `with_kept_keys`.
     """
     found = _load(layout, keyring)
     return None if found is None else found[0]
@@ -66,7 +73,7 @@ def keep_keys(layout: VaultLayout, keyring: Keyring, in_header: Collection[int])
         in_header: the epochs of those that stay there.
 
     Raises:
-        IntegrityError, NoSpaceError, StorageError: nothing was changed.
+        KeptKeysDamagedError, NoSpaceError, StorageError: nothing was changed.
     """
     masters = [each for each in with_kept_keys(layout, keyring).masters if each.epoch not in in_header]
     data = b"".join(each.encode() for each in masters)
@@ -101,4 +108,6 @@ def _load(layout: VaultLayout, keyring: Keyring) -> tuple[KeyEpoch, list[MasterK
             continue
         pieces = (plain[start : start + MASTER_BYTES] for start in range(0, len(plain), MASTER_BYTES))
         return epoch, [MasterKey.decode(piece) for piece in pieces]
-    raise IntegrityError(f"{path} is not the one that was written; restore it, or delete the kept snapshots")
+    raise KeptKeysDamagedError(
+        f"{path} is not the one that was written; restore it, or delete the kept snapshots that need it"
+    )

@@ -24,7 +24,8 @@ from vaultfs.errors import IntegrityError, VaultError
 from vaultfs.ids import SegmentName, SnapshotSeq
 from vaultfs.storage.durable import fsync_directory, storage_errors
 from vaultfs.storage.kept_manifests import kept_files, kept_segments, segments_of
-from vaultfs.vault.kept_keys import forget_keys, sealing_epoch, with_kept_keys
+from vaultfs.storage.manifest_format import manifest_hash
+from vaultfs.vault.kept_keys import KeptKeysDamagedError, forget_keys, sealing_epoch, with_kept_keys
 from vaultfs.vault.snapshot_manifest import SnapshotContent, SnapshotHold, SnapshotInfo, open_manifest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DAMAGED: Final = "damaged: its manifest is not what was written"
+DAMAGED: Final = "damaged: its manifest, or the file of its keys, is not what was written"
 """Stands in the place of the label of a kept snapshot that can only be deleted."""
 _ENDED: Final = re.compile(r"\.([0-9]{10,19})-([0-9a-f]{64})\.ended")
 
@@ -84,13 +85,50 @@ def open_kept(layout: VaultLayout, keyring: Keyring, seq: SnapshotSeq, snapshot_
     """What a kept snapshot's manifest says, verified in every respect.
 
     Raises:
-        VaultError: as `SnapshotHold.take` and `open_manifest`.
+        VaultError: as `SnapshotHold.take` and `open_kept_manifest`.
     """
     hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
     try:
-        return open_manifest(with_kept_keys(layout, keyring), hold.data, seq, snapshot_id)[1]
+        return open_kept_manifest(layout, keyring, hold.data, seq, snapshot_id)[1]
     finally:
         hold.release()
+
+
+def open_kept_manifest(
+    layout: VaultLayout, keyring: Keyring, data: bytes, seq: SnapshotSeq, snapshot_id: str
+) -> tuple[Keyring, SnapshotContent]:
+    """What the manifest of a kept snapshot says, and the keys that open all of the snapshot.
+
+    Args:
+        layout: the vault.
+        keyring: that of its header.
+        data: the manifest.
+        seq: the number that it must have.
+        snapshot_id: the hash that it must have.
+
+    Raises:
+        KeptKeysDamagedError: it needs keys that are not in the header.
+        VaultError: as `open_manifest`.
+    """
+    try:
+        all_keys = with_kept_keys(layout, keyring)
+    except KeptKeysDamagedError:
+        content = _opened_by_header(keyring, data, seq, snapshot_id)
+        if content is None:
+            raise
+        return keyring, content
+    return all_keys, open_manifest(all_keys, data, seq, snapshot_id)[1]
+
+
+def _opened_by_header(keyring: Keyring, data: bytes, seq: SnapshotSeq, snapshot_id: str) -> SnapshotContent | None:
+    """What a manifest says; None if it, or a segment that it names, needs a key that the header does not have."""
+    try:
+        content = open_manifest(keyring, data, seq, snapshot_id)[1]
+    except IntegrityError:
+        if manifest_hash(data) == snapshot_id:
+            return None
+        raise  # it is damaged itself
+    return content if {facts.epoch for facts in content.segments} <= set(keyring.epochs) else None
 
 
 def list_kept(layout: VaultLayout, keyring: Keyring) -> list[SnapshotInfo]:
@@ -155,6 +193,8 @@ def settle_kept(fs: FileSystem) -> None:
     """Go on with deletions that were interrupted; and what is an ordinary snapshot is no kept one."""
     layout = fs.layout
     kept = kept_files(layout)
+    if not kept:
+        forget_keys(layout)
     twins = {(row.seq, row.id) for row in fs.snapshot_rows.all()}.intersection(kept) if kept else ()
     for seq, snapshot_id in twins:
         if os.path.lexists(layout.manifest_path(seq, snapshot_id)):

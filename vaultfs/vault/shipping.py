@@ -24,6 +24,7 @@ from vaultfs.storage.manifest_format import Manifest
 from vaultfs.vault.compaction import NOTHING_MORE, POLICY, compact
 from vaultfs.vault.reading import ChunkDamageError
 from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
+from vaultfs.vault.worn_segments import finding_worn
 
 if TYPE_CHECKING:
     from vaultfs.vault.filesystem import FileSystem
@@ -38,6 +39,8 @@ KEPT: Final = 1
 EXTENTS_AT_ONCE: Final = 512
 WORN_PERCENT: Final = 50
 """At a half, what is copied in the long run is at most as much again as was written."""
+WORN_BYTES: Final = 4 << 30
+"""So much is copied before one snapshot, or after a large deletion a backup would wait for hours."""
 EXTENTS_LOOKED_AT: Final = 4096
 """Of the whole vault, if a segment is worn; some 3 ms, then others have their turn."""
 
@@ -88,7 +91,7 @@ def preparing(fs: FileSystem) -> Steps[tuple[SnapshotInfo, bool]]:
     known = list_snapshots(fs)
     if known and not is_changed(fs) and _is_whole(fs, known[-1]):
         return known[-1], False
-    worn = _worn(fs)
+    worn = yield from _finding_worn(fs)
     yield from _copying_worn(fs, worn)
     for info in [each for each in known if each.label == LABEL][:-KEPT]:
         try:
@@ -110,14 +113,14 @@ def _copying_out(fs: FileSystem) -> Steps[None]:
         after = extents[-1][:2]
 
 
-def _worn(fs: FileSystem) -> set[SegmentId]:
+def _finding_worn(fs: FileSystem) -> Steps[set[SegmentId]]:
     """The segments on this disk of which the present needs little, and no snapshot of a person anything.
 
     What a clone has not fetched stays as it is: fetching it would cost more than it gives back.
     """
     if not fs.reclaimer.keeps_whole:
         return set()
-    found = CompactionRows(fs.database).worn_segments(LABEL, WORN_PERCENT, POLICY.least_gain)
+    found = yield from finding_worn(fs, LABEL, WORN_PERCENT, POLICY.least_gain, WORN_BYTES)
     rows = (fs.chunk_rows.segment(number) for number in found)
     return {row.id for row in rows if row and row.name and fs.layout.sealed_path(SegmentName(row.name)).exists()}
 
@@ -125,7 +128,10 @@ def _worn(fs: FileSystem) -> set[SegmentId]:
 def _copying_worn(fs: FileSystem, worn: Collection[SegmentId]) -> Steps[None]:
     """Seal anew what files have in worn segments; what images of snapshots have there is not shared any more."""
     rows = CompactionRows(fs.database)
-    chunks = {chunk for segment in worn for chunk in rows.chunks_of_files(segment)}
+    chunks: set[ChunkId] = set()
+    for segment in worn:
+        chunks.update(rows.chunks_of_files(segment))
+        yield Step.PAUSE
     after = (0, -1)
     while chunks and (extents := rows.extents_after(after, EXTENTS_LOOKED_AT)):
         yield from _copying(fs, [each for each in extents if each[2] in chunks])

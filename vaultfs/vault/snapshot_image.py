@@ -30,7 +30,7 @@ from vaultfs.storage.segment_reader import SegmentReader
 from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
-from vaultfs.vault.kept_keys import with_kept_keys
+from vaultfs.vault.kept_snapshots import open_kept_manifest
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.segments import ChunkReader, ReaderElsewhere
 from vaultfs.vault.snapshot_manifest import (
@@ -102,10 +102,12 @@ def open_with_keys(
         VaultError: as `open_snapshot`.
     """
     seq, snapshot_id = choose(which, _openable(layout))
-    keyring = with_kept_keys(layout, keyring)
     hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
     try:
-        _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
+        if (seq, snapshot_id) in manifest_files(layout):
+            _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
+        else:
+            keyring, content = open_kept_manifest(layout, keyring, hold.data, seq, snapshot_id)
         database = _open_database(layout, keyring, content, source, temporary)
         try:
             return FileSystem(layout, keyring, hold, Head(layout, keyring), database, read_only=True, source=source)

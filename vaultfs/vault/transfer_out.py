@@ -209,6 +209,8 @@ class _Getter:
         self._fs = fs
         self._progress = progress
         self._total_bytes = 0
+        self._passed_bytes = 0
+        """Of the total, with what was left out."""
         self._links: dict[InodeId, bytes] = {}
         self._uid = os.geteuid()
         self.outcome = Outcome()
@@ -293,7 +295,7 @@ class _Getter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=parent)
         self._fs.open(inode)
-        before = self.outcome.done_bytes
+        before = self._passed_bytes
         try:
             for start, stop in data_ranges(self._fs, inode):
                 self._tell(before + start)
@@ -308,6 +310,7 @@ class _Getter:
             self._fs.release(inode)
             os.close(descriptor)
             self._tell(before + inode.size)
+        self.outcome.done_bytes += inode.size
 
     def _attributes(self, descriptor: int, inode: Inode, path: bytes) -> None:
         """Of a regular file or a directory."""
@@ -336,12 +339,12 @@ class _Getter:
         self.outcome.problems.append(Problem(path, reason, exit_code))
 
     def _tell(self, done_bytes: int) -> None:
-        self.outcome.done_bytes = done_bytes
+        self._passed_bytes = done_bytes
         self._progress(done_bytes, self._total_bytes, self.outcome.files)
 
     def _finished(self) -> None:
         self.outcome.files += 1
-        self._tell(self.outcome.done_bytes)
+        self._tell(self._passed_bytes)
 
 
 @contextmanager

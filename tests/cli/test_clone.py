@@ -421,7 +421,9 @@ def test_an_older_snapshot(copied: Path, disk: Path, tmp_path: Path, run: Run) -
     write_file(copied, "/small", b"changed")
     make_snapshot(copied, "second")
     assert run("sync", copied, bare=True).code == 0
-    assert run("clone", disk.as_uri(), tmp_path / "one", "--snapshot", "1").code == 0
+    said = run("clone", disk.as_uri(), tmp_path / "one", "--snapshot", "1")
+    assert (said.code, "so a sync to it is refused until you choose" in said.err) == (0, True)
+    assert run("sync", tmp_path / "one", bare=True).code == ExitCode.ERROR
     assert got(tmp_path / "one", "small", run) == b"a few bytes"
     said = run("clone", disk.as_uri(), tmp_path / "three", "--snapshot", "3")
     assert (said.code, "no snapshot '3'" in said.error_line) == (ExitCode.USAGE, True)

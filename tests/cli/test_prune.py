@@ -84,6 +84,13 @@ def test_what_makes_no_sense(history: Path, disk: Path, run: Run) -> None:
         assert objects(disk) == before
 
 
+def test_given_up_by_name_and_again(history: Path, disk: Path, run: Run) -> None:
+    assert [each["seq"] for each in report(run, history, "disk", "--drop", "2")["dropped"]] == [2]
+    before = objects(disk)
+    assert report(run, history, "disk", "--drop", "2")["dropped"] == []
+    assert objects(disk) == before
+
+
 def test_given_up_first_and_deleted_later(
     history: Path, disk: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

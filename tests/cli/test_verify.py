@@ -69,7 +69,7 @@ def test_damage(copied: Path, disk: Path, run: Run, finds: str) -> None:
         victim.write_bytes(data)
         assert run("verify", copied, "disk", bare=True).code == 0
     said = run("verify", copied, "disk", *([] if finds == "at once" else ["--read-data"]), "--quiet", bare=True)
-    assert (said.code, "'vaultfs sync --check' sends again" in said.error_line) == (ExitCode.INTEGRITY, True)
+    assert (said.code, "'vaultfs verify --repair' sends again" in said.error_line) == (ExitCode.INTEGRITY, True)
     lines = said.out.decode().splitlines()
     assert victim.name in lines[0]
     assert lines[-1].endswith("1 problem")
@@ -115,3 +115,23 @@ def test_words_that_make_no_sense(copied: Path, disk: Path, run: Run, words: lis
 def test_a_secret_in_a_url_is_not_shown(run: Run) -> None:
     said = run("verify", "s3://user:secret-8f1@bucket/prefix", bare=True)
     assert (said.code, "secret-8f1" in said.err) == (ExitCode.USAGE, False)
+
+
+def test_what_is_damaged_is_sent_again(backed_up: Path, disk: Path, run: Run) -> None:
+    assert run("sync", backed_up, "--snapshot").code == 0
+    path = largest_segment(disk)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert run("verify", backed_up, "disk", "--read-data", bare=True).code == ExitCode.INTEGRITY
+    assert run("verify", disk.as_uri(), "--repair", bare=True).code == ExitCode.USAGE
+    # Without reading it is not found, and nothing is sent.
+    said = run("verify", backed_up, "disk", "--repair", bare=True)
+    assert (said.code, said.err) == (0, "")
+    said = run("verify", backed_up, "disk", "--read-data", "--repair", "--quiet", bare=True)
+    assert said.code == 0
+    assert "is damaged or was replaced" in said.out.decode()
+    assert said.out.decode().endswith("nothing is wrong\n")
+    assert said.error_line.startswith("vaultfs: sent 1 segment and 0 snapshots")
+    said = run("verify", backed_up, "disk", "--read-data", "--json", "--quiet", bare=True)
+    assert json.loads(said.out)["problems"] == []

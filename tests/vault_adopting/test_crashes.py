@@ -21,12 +21,14 @@ from vault_adopting.copies import (
     snapshots,
 )
 from vaultfs.errors import IntegrityError, StorageError
+from vaultfs.ids import SegmentName
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.snapshot_history import read_history
 from vaultfs.vault import adopting, adoption_record
 from vaultfs.vault.adoption_staging import remove_staging
 from vaultfs.vault.fsck import check as fsck
 from vaultfs.vault.head import Head
+from vaultfs.vault.keyslots import add_slot
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.snapshot_manifest import manifest_files
 
@@ -46,6 +48,7 @@ class Outcome:
         self.theirs = contents(copies.theirs)
         self.past = of_all_snapshots(copies.ours)
         self.adopted = list(snapshots(copies.theirs))[-1]
+        self.segments = segment_names(copies.ours)
         self.outcomes: list[bool] = []
 
     def check(self, path: Path) -> None:
@@ -197,6 +200,21 @@ def test_what_was_fetched_is_not_fetched_again(copies: Copies) -> None:
     assert fetched <= segment_names(copies.ours)
 
 
+def test_a_segment_that_a_power_cut_left_under_both_names(outcome: Outcome) -> None:
+    """Nothing stays behind that no file needs."""
+    copies = outcome.copies
+    stopped_before("make_database", copies)
+    layout = VaultLayout(copies.ours)
+    moved = segment_names(copies.ours) & (segment_names(copies.theirs) - outcome.segments)
+    assert len(moved) >= 3
+    for name in moved:
+        os.link(layout.sealed_path(SegmentName(name)), VaultLayout(layout.adopting).sealed_path(SegmentName(name)))
+    vaultfs.open_vault(copies.ours, KEY).close()
+    assert not moved & segment_names(copies.ours)
+    assert moved <= segment_names(layout.adopting)
+    outcome.check(copies.ours)
+
+
 def test_a_damaged_record_says_nothing(outcome: Outcome) -> None:
     """Before the moment it is not needed; after it, fsck brings HEAD and the database together."""
     stopped_before("only_known_before", outcome.copies)
@@ -231,6 +249,8 @@ def test_a_symlink_in_the_place_of_what_is_deleted_at_the_end(copies: Copies, tm
     link = copies.ours / ".adopting"
     link.symlink_to(documents)
     header = VaultLayout(copies.ours).header.read_bytes()
+    other, _ = vaultfs.Secret.generate_recovery()
+    add_slot(copies.theirs, KEY, other, label="other")
     with pytest.raises(IntegrityError, match="symlink"):
         adopt(copies.ours, copies.theirs)
     assert VaultLayout(copies.ours).header.read_bytes() == header

@@ -98,10 +98,11 @@ def test_scrub_of_an_open_vault(clone: tuple[Path, Elsewhere], needed: list[tupl
     damage(path, needed[1][0])
     with vaultfs.open_vault(path, KEY, source=source) as vault:
         before = len(source.requests)
+        source.is_down = True
         steps = scrubbed(vault)
         elsewhere = [(step.elsewhere.name, step.elsewhere.size) for step in steps if step.elsewhere is not None]
         assert elsewhere == needed[2:]
-        assert len(source.requests) == before
+        assert len(source.requests) == before + 1  # for the damaged chunk; nothing else is fetched to be scrubbed
         found = [judge(vault.filesystem, step) for step in steps]
         assert len([1 for ranges, others in found if ranges or others]) == 1
         assert sum(len(step.chunks) for step in steps) > 0
@@ -208,3 +209,36 @@ def test_new_data_in_a_clone_is_looked_at(
     report = scrub(path, KEY, elsewhere=known.names)
     assert (report.exit_code, report.elsewhere_segments) == (ExitCode.OK, len(needed))
     assert report.read_bytes >= 500_000
+
+
+def whole_damaged(path: Path, data: bytes) -> Elsewhere:
+    """A vault with a file, of which a segment is damaged here and whole elsewhere."""
+    with vaultfs.open_vault(path, KEY) as vault:
+        write(vault, "/file", data)
+    source = Elsewhere.of(path)
+    largest = max(source.segments, key=lambda name: len(source.segments[name]))
+    VaultLayout(path).sealed_path(SegmentName(largest)).chmod(0o600)
+    damage(path, largest)
+    return source
+
+
+def test_a_scrub_of_an_open_vault_mends(path: Path, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    source = whole_damaged(path, data)
+    with vaultfs.open_vault(path, KEY, source=source) as vault:
+        assert [step.bad for step in scrubbed(vault) if step.bad] == []
+    assert "was damaged, and is mended" in caplog.text
+    assert len(source.requests) == 1
+    assert Elsewhere.of(path).segments.items() >= source.segments.items()
+    with vaultfs.open_vault(path, KEY) as vault:
+        assert [step.bad for step in scrubbed(vault) if step.bad] == []
+        assert read(vault, "/file") == data
+
+
+@pytest.mark.parametrize("trouble", ["is_down", "flipped", "cut"])
+def test_a_scrub_mends_with_nothing_wrong(path: Path, data: bytes, trouble: str) -> None:
+    source = whole_damaged(path, data)
+    before = Elsewhere.of(path).segments
+    setattr(source, trouble, True)
+    with vaultfs.open_vault(path, KEY, source=source) as vault:
+        assert sum(len(step.bad) for step in scrubbed(vault)) == 1
+    assert Elsewhere.of(path).segments.items() >= before.items()

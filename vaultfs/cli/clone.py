@@ -12,7 +12,7 @@ from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.seen_snapshots import require_newest
 from vaultfs.cli.sizes import format_size
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options, parse_rate
-from vaultfs.errors import UsageError, VaultError
+from vaultfs.errors import ForkedError, UsageError, VaultError
 from vaultfs.ids import SnapshotSeq
 from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
 from vaultfs.remotes.store import Features, Store
@@ -111,6 +111,12 @@ def _note(store: Store, layout: VaultLayout, head: RemoteHead, manifest: Manifes
     """Remember what the remote has, so that `status` knows; and tell if it has not all that the clone needs."""
     try:
         lacking = note_cloned(ORIGIN, store, Ledger.of(manifest.vault_id, ORIGIN), layout, head, manifest)
+    except ForkedError:
+        note(
+            f"{ORIGIN} has snapshots that do not come from this one, so a sync to it is refused until you choose "
+            "'vaultfs sync --adopt' or 'vaultfs sync --fork'"
+        )
+        return
     except VaultError as error:
         note(f"'vaultfs status' does not know what is on {ORIGIN} until the next sync: {printable(str(error))}")
         return

@@ -181,19 +181,28 @@ class BarProgress:
         from rich.progress import (  # noqa: PLC0415
             BarColumn,
             DownloadColumn,
+            ProgressColumn,
+            Task,
             TaskProgressColumn,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        class Rate(ProgressColumn):
+            """In the units of the amounts beside it; rich's own column has decimal ones."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("?" if speed is None else f"{format_size(speed)}/s", style="progress.data.speed")
 
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            Rate(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )

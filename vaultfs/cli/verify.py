@@ -15,7 +15,11 @@ from vaultfs.cli.sizes import format_size
 from vaultfs.cli.targets import OptionWords, Stores, parse_options, parse_rate
 from vaultfs.cli.unlocked_checks import UnlockedChecks, unlocked_checks
 from vaultfs.errors import ExitCode, UsageError
+from vaultfs.remotes.counting import CountingStore
 from vaultfs.remotes.urls import redacted
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.ledger import Ledger
+from vaultfs.sync.public_header import read_header
 from vaultfs.sync.verify import VerifyReport, verify
 
 _SHOWN: Final = 1000
@@ -30,13 +34,14 @@ def run(
     *,
     read_data: Annotated[str | None, ValueIfAlone("100%")] = None,
     unlock: bool = False,
+    repair: bool = False,
     option: OptionWords = None,
     bwlimit: str | None = None,
     quiet: bool = False,
     json: bool = False,
     secret: SecretOption | None = None,
 ) -> int:
-    """Check that a remote has all that its snapshots need. No password is needed, and nothing is changed.
+    """Check that a remote has all that its snapshots need. No password is needed; nothing is changed without --repair.
 
     Without --read-data this costs a listing and the manifests: it finds what is missing, or has a wrong size. With it,
     segments are fetched and their hashes checked. With --unlock the vault's key is used as well: to check who has
@@ -47,6 +52,7 @@ def run(
         remote: The name of a remote of the vault.
         read_data: Read the data too: everything, or a share of the segments drawn at random, as in --read-data=10%.
         unlock: Use the key too: check the signatures of manifests, and open the chunks of what --read-data reads.
+        repair: Send again from the vault what is missing or damaged, and check that.
         option: With a URL: a setting of the store, as KEY=VALUE; may be given several times.
         bwlimit: Bytes per second at most, as in 500K or 10M.
         quiet: Show no progress.
@@ -60,6 +66,8 @@ def run(
     hint = "a share of the data is written --read-data=10%"
     place = RemotePlace.of("verify", vault, remote, parse_options(option), hint)
     name = place.name
+    if repair and place.layout is None:
+        raise UsageError("--repair sends again what the vault has: name the vault and the remote, not a URL")
     bar = progress(f"verify {name}", "none" if quiet or not share else "json" if json else "auto")
     wrong_header: list[str] = []
     with Stores(rate) as stores, ExitStack() as stack:
@@ -75,6 +83,11 @@ def run(
             )
             if unlocked is not None:
                 report.problems += unlocked.rest(is_stopped)
+        if repair and report.problems and place.layout is not None:
+            if not json:
+                _show_problems(report)
+            report = _repaired(place, place.layout, store, stores, report)
+            wrong_header = []
     report.problems[:0] = wrong_header
     code = ExitCode.INTEGRITY if report.problems else ExitCode.OK
     if json:
@@ -92,11 +105,38 @@ def run(
     return code
 
 
-def _show(name: str, report: VerifyReport, unlocked: UnlockedChecks | None) -> None:
+def _repaired(
+    place: RemotePlace, layout: VaultLayout, store: CountingStore, stores: Stores, report: VerifyReport
+) -> VerifyReport:
+    """Send again what is bad, and look again at that.
+
+    Raises:
+        VaultError: nothing could be sent.
+    """
+    from vaultfs.sync.repair import send_again  # noqa: PLC0415  # few ask for it
+    from vaultfs.sync.upload import Target  # noqa: PLC0415
+
+    target = Target(place.name, store, Ledger.of(read_header(layout).vault_id, place.name))
+    with stores.interruptible() as is_stopped:
+        outcome = send_again(layout, target, report, is_stopped=is_stopped)
+        if outcome.error is not None and not outcome.segments and not outcome.manifests:
+            raise outcome.error
+        note(
+            f"sent {counted(outcome.segments, 'segment')} and {counted(outcome.manifests, 'snapshot')}, "
+            f"{format_size(outcome.bytes)}, to {printable(place.name)}; looking again"
+        )
+        return verify(store, read_also=report.bad_segments, is_stopped=is_stopped)
+
+
+def _show_problems(report: VerifyReport) -> None:
     for problem in report.problems[:_SHOWN]:
         say(printable(problem))
     if len(report.problems) > _SHOWN:
         say(f"and {len(report.problems) - _SHOWN} more; --json shows all")
+
+
+def _show(name: str, report: VerifyReport, unlocked: UnlockedChecks | None) -> None:
+    _show_problems(report)
     verdict = counted(len(report.problems), "problem") if report.problems else "nothing is wrong"
     parts = [counted(report.snapshots, "snapshot"), counted(report.objects, "object")]
     if report.unused_segments:
@@ -107,8 +147,8 @@ def _show(name: str, report: VerifyReport, unlocked: UnlockedChecks | None) -> N
     say(f"{printable(name)}: {', '.join(parts)}: {verdict}")
     if report.problems:
         note(
-            "'vaultfs sync --check' sends again what is missing or has a wrong size; what is damaged or was replaced "
-            "has to be deleted there before"
+            "'vaultfs verify --repair' sends again from the vault what is missing or damaged there; what the vault "
+            "does not have any more stays as it is"
         )
 
 

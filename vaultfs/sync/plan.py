@@ -73,6 +73,16 @@ def reconciled(holdings: Holdings, listed: Mapping[SegmentName, int]) -> Holding
     return replace(holdings, is_listed=True, there=there, put=unlisted, whole=set())
 
 
+def without(holdings: Holdings, distrusted: Collection[SegmentName]) -> Holdings:
+    """A ledger that does not say any more that these segments are there, nor that any snapshot is whole."""
+    return replace(
+        holdings,
+        there={name: size for name, size in holdings.there.items() if name not in distrusted},
+        put={name: size for name, size in holdings.put.items() if name not in distrusted},
+        whole=set(),
+    )
+
+
 def strangers(listed: Iterable[RemoteHead], known: Collection[str], oldest: int | None) -> list[RemoteHead]:
     """The snapshots of a remote that are not known here and not older than all that are, oldest first.
 

@@ -175,7 +175,10 @@ class _Prune:
         else:
             rules |= kept(ours, policy, zone, now_ns=self._now_ns)
         newest = max((each.head.seq for each in ours), default=0)
-        dropped = {choose_head([each.head for each in snapshots], which) for which in drop}
+        # Which was given up before may be named again: that changes nothing.
+        before = {head for record in self._history.records.values() for head in record.heads}
+        known = list({each.head for each in snapshots} | before)
+        dropped = {choose_head(known, which) for which in drop} - before
         for head in dropped:
             if head.seq == newest and self._is_ours(head):
                 raise UsageError(f"snapshot {head.seq} is the newest one of {self._store.name}; it is not dropped")

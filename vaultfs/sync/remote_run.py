@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from vaultfs.errors import (
@@ -29,7 +29,7 @@ from vaultfs.storage.snapshot_history import read_history
 from vaultfs.sync.branches import put_branch_note
 from vaultfs.sync.ledger import Holdings, OpenLedger
 from vaultfs.sync.local_vault import LocalManifest, ManifestHold, list_manifests
-from vaultfs.sync.plan import ancestors, descendants, is_due, newest_last, reconciled, strangers
+from vaultfs.sync.plan import ancestors, descendants, is_due, newest_last, reconciled, strangers, without
 from vaultfs.sync.prune_watch import PruneWatch
 from vaultfs.sync.public_header import PublicHeader, read_header
 from vaultfs.sync.remote_layout import HEADER_KEY, RemoteHead, head_key, segment_key
@@ -136,7 +136,15 @@ class RemoteRun:
 
     # --- looking
 
-    def look(self, local: LocalVault, tick: Callable[[], None], *, check: bool, fork: bool = False) -> None:
+    def look(
+        self,
+        local: LocalVault,
+        tick: Callable[[], None],
+        *,
+        check: bool,
+        fork: bool = False,
+        distrusted: Collection[SegmentName] = (),
+    ) -> None:
         """Find out what the remote holds.
 
         Args:
@@ -144,12 +152,15 @@ class RemoteRun:
             tick: called meanwhile; may raise, to end it.
             check: list everything, whatever the ledger says.
             fork: accept another history beside ours; `accept_fork` writes that down.
+            distrusted: segments that are to be sent again, whatever the remote says.
 
         Raises:
             UsageError: it holds another vault.
             ForkedError: it holds another history of this vault.
             FormatTooNewError, IntegrityError, RemoteError: it cannot be read.
         """
+        if distrusted:
+            self.ledger.replace(without(self.holdings, distrusted))
         header = self._look_at_header(local.header)
         self._listing = list_head_objects(self.store, tick)
         has_deleted = self.prunes.look(self._listing, local.header.vault_id, tick)
@@ -157,6 +168,8 @@ class RemoteRun:
         has_lost = (header is None and self.holdings.header is not None) or self._has_lost_a_head(local)
         if check or has_deleted or has_lost or not self.holdings.is_listed:
             listed = self.prunes.without_condemned(list_segments(self.store, tick), tick)
+            for name in distrusted:
+                listed.pop(name, None)
             self.ledger.replace(reconciled(self.holdings, listed))
             self.prunes.listed_all()
         self.is_header_due = header is None or header.data != local.header.data

@@ -8,7 +8,7 @@ lack is opened once for all.  What a sync needs in memory is some MiB for each c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +98,7 @@ def sync(
     check: bool = False,
     dry_run: bool = False,
     fork: bool = False,
+    distrusted: Collection[SegmentName] = (),
     connections: int = 4,
     progress: ProgressFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -111,6 +112,7 @@ def sync(
         check: compare the ledgers with listings of all segments, and send what is missing.
         dry_run: find out what would be sent, and change nothing, on the remotes or here.
         fork: where another copy of the vault has moved a remote forward, put this one's history beside the other's.
+        distrusted: segments that are sent again, although the remotes say that they are there.
         connections: how many segments are sent at once; each takes a few MiB of memory.
         progress: called in this thread.
         is_stopped: asked in this thread, ten times a second; may raise.
@@ -129,7 +131,10 @@ def sync(
         runs = [_begin(target, stack, dry_run=dry_run) for target in targets]
         try:
             crew.work(
-                partial(run.guarded, partial(run.look, local, crew.check, check=check, fork=fork)) for run in runs
+                partial(
+                    run.guarded, partial(run.look, local, crew.check, check=check, fork=fork, distrusted=distrusted)
+                )
+                for run in runs
             )
             plan = _plan(local, runs, crew)
             if dry_run:

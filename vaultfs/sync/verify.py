@@ -12,7 +12,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,8 @@ class VerifyReport:
         bytes_read: of them.
         snapshots: how many of them are manifests.
         unused_segments: no snapshot of the remote needs them: the rest of an interrupted sync, or of deleted snapshots.
+        bad_segments: names of those that are missing, or are not what their names say.
+        bad_heads: snapshots whose manifests are not what their names say.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -92,12 +94,15 @@ class VerifyReport:
     bytes_read: int = 0
     snapshots: int = 0
     unused_segments: int = 0
+    bad_segments: set[SegmentName] = field(default_factory=set)
+    bad_heads: set[RemoteHead] = field(default_factory=set)
 
 
 def verify(
     store: Store,
     *,
     read_share: float = 0.0,
+    read_also: Collection[SegmentName] = (),
     keyed: KeyedChecks | None = None,
     progress: ProgressFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -107,6 +112,7 @@ def verify(
     Args:
         store: the remote.
         read_share: how much of the segments is read, chosen at random: 0 for none, 1 for all.
+        read_also: segments that are read in any case, if they are there.
         keyed: looks at what takes the key: at every manifest, and at each segment that is read.
         progress: called in this thread.
         is_stopped: asked in this thread, ten times a second; may raise.
@@ -120,7 +126,7 @@ def verify(
     """
     if not 0.0 <= read_share <= 1.0:
         raise UsageError(f"the share to be read is between 0 and 1, not {read_share}")
-    return _Verification(store, Crew(CONNECTIONS, progress, is_stopped), keyed).run(read_share)
+    return _Verification(store, Crew(CONNECTIONS, progress, is_stopped), keyed).run(read_share, read_also)
 
 
 class _Verification:
@@ -134,7 +140,7 @@ class _Verification:
         self._used: Final[set[SegmentName]] = set()
         self._wrong: Final[set[tuple[SegmentName, int]]] = set()
 
-    def run(self, read_share: float) -> VerifyReport:
+    def run(self, read_share: float, read_also: Collection[SegmentName]) -> VerifyReport:
         self._crew.tick()
         report = self._report
         vault_id = self._check_header()
@@ -145,7 +151,8 @@ class _Verification:
             self._check_head(head, vault_id)
         report.objects += len(heads) + len(self._segments)
         report.unused_segments = len(self._segments) - len(self._used)
-        chosen = _random.sample(list(self._segments), math.ceil(read_share * len(self._segments)))
+        chosen = set(_random.sample(list(self._segments), math.ceil(read_share * len(self._segments))))
+        chosen |= self._segments.keys() & set(read_also)
         self._crew.total_bytes = sum(self._segments[name] for name in chosen)
         before = len(report.problems)
         self._crew.work(partial(self._check_segment, name) for name in sorted(chosen))
@@ -174,6 +181,7 @@ class _Verification:
         except (IntegrityError, RemoteError) as error:
             _raise_if_unknown(error)
             report.problems.append(str(error))
+            report.bad_heads.add(head)
             return
         report.snapshots += 1
         report.bytes_read += len(data)
@@ -189,10 +197,12 @@ class _Verification:
                 found = self._ask(name)
             if found is None:
                 missing.append(name)
+                report.bad_segments.add(name)
                 continue
             self._used.add(name)
             if found != size and (name, size) not in self._wrong:
                 self._wrong.add((name, size))
+                report.bad_segments.add(name)
                 report.problems.append(f"{segment_key(name)} has {found} bytes, and snapshot {head.seq} needs {size}")
         if missing:
             count = f"{len(missing)} of its {len(manifest.segments)} segments"
@@ -212,6 +222,7 @@ class _Verification:
         key, size = segment_key(name), self._segments[name]
         problems = []
         count = 0
+        is_bad = False
         descriptor = -1
         path = None if self._keyed is None else self._keyed.place(name)
         try:
@@ -242,6 +253,7 @@ class _Verification:
         except (IntegrityError, RemoteError) as error:
             _raise_if_unknown(error)
             problems = [str(error) if key in str(error) else f"{key}: {error}"]
+            is_bad = True
         finally:
             if path is not None and descriptor >= 0:
                 os.close(descriptor)
@@ -249,6 +261,8 @@ class _Verification:
         with self._lock:
             self._report.bytes_read += count
             self._report.problems += problems
+            if is_bad:
+                self._report.bad_segments.add(name)
 
 
 def _raise_if_unknown(error: IntegrityError | RemoteError) -> None:

@@ -231,6 +231,8 @@ def move_segments(names: list[SegmentName], origin: VaultLayout, target: VaultLa
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(origin.sealed_path(name), path)  # noqa: PTH104
+            # After a power cut a file may have both names; then rename(2) does nothing.
+            origin.sealed_path(name).unlink(missing_ok=True)
     for layout in (target, origin):
         for shard in {layout.sealed_path(name).parent for name in names}:
             if shard.is_dir():

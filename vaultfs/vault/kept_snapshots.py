@@ -85,19 +85,19 @@ def open_kept(layout: VaultLayout, keyring: Keyring, seq: SnapshotSeq, snapshot_
     """What a kept snapshot's manifest says, verified in every respect.
 
     Raises:
-        VaultError: as `SnapshotHold.take` and `open_kept_manifest`.
+        VaultError: as `SnapshotHold.take` and `open_any_manifest`.
     """
     hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
     try:
-        return open_kept_manifest(layout, keyring, hold.data, seq, snapshot_id)[1]
+        return open_any_manifest(layout, keyring, hold.data, seq, snapshot_id)[1]
     finally:
         hold.release()
 
 
-def open_kept_manifest(
+def open_any_manifest(
     layout: VaultLayout, keyring: Keyring, data: bytes, seq: SnapshotSeq, snapshot_id: str
 ) -> tuple[Keyring, SnapshotContent]:
-    """What the manifest of a kept snapshot says, and the keys that open all of the snapshot.
+    """What the manifest of a snapshot says, kept or not, and the keys that open all of the snapshot.
 
     Args:
         layout: the vault.

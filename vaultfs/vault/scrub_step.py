@@ -7,22 +7,25 @@ here, and a scrub that is given up costs nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from vaultfs.errors import IntegrityError
+from vaultfs.errors import IntegrityError, VaultError
 from vaultfs.ids import ChunkId, SegmentId, SegmentName
 from vaultfs.metadata.check_chunk_rows import CheckChunkRows
 from vaultfs.metadata.check_rows import CheckRows
-from vaultfs.metadata.chunk_rows import ChunkRow
+from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow
 from vaultfs.metadata.compaction_rows import CompactionRows
-from vaultfs.vault.reading import ChunkDamageError
+from vaultfs.vault.reading import ChunkDamageError, open_sealed
 from vaultfs.vault.scrub import BadChunk, DamagedRange, bad_places, describe_other, open_leniently, place_of
 from vaultfs.vault.segments import SealedSegment
 
 if TYPE_CHECKING:
     from vaultfs.vault.filesystem import FileSystem
     from vaultfs.vault.segments import ReadableSegment
+
+log = logging.getLogger(__name__)
 
 STEP_CHUNKS: Final = 256
 STEP_BYTES: Final = 4 << 20
@@ -61,10 +64,16 @@ class ScrubStep:
         self.bad = [BadChunk(row.id, row.segment, reason) for row in chunks] if segment is None else []
 
     def read(self) -> None:
-        """Open the chunks.  Any thread, under a lease of the segments."""
-        if self._segment is not None:
-            places = sorted(map(place_of, self.chunks), key=lambda place: place.offset)
-            self.bad = list(bad_places(places, self._segment))
+        """Open the chunks, and mend what somebody else has whole.  Any thread, under a lease of the segments."""
+        if self._segment is None:
+            return
+        places = sorted(map(place_of, self.chunks), key=lambda place: place.offset)
+        by_chunk = {place.chunk: place for place in places}
+        self.bad = [
+            each
+            for each in bad_places(places, self._segment)
+            if not _is_mended(each, by_chunk[each.chunk], self._segment)
+        ]
 
     @property
     def position(self) -> Position:
@@ -77,6 +86,22 @@ class ScrubStep:
     def stored_bytes(self) -> int:
         """What is read."""
         return sum(row.stored for row in self.chunks)
+
+
+def _is_mended(bad: BadChunk, place: ChunkPlace, segment: ReadableSegment) -> bool:
+    """Whether a chunk that does not open was fetched from elsewhere, has opened, and is in its place again."""
+    if segment.spare is None:
+        return False
+    try:
+        sealed = segment.spare.fetch(place.offset, place.stored)
+        open_sealed(place, segment, sealed)
+        is_mended = segment.spare.mend(place.offset, sealed)
+    except VaultError as error:
+        log.warning("segment %s, chunk %d: %s; and elsewhere: %s", segment.label, place.chunk, bad.reason, error)
+        return False
+    if is_mended:
+        log.warning("segment %s, chunk %d: was damaged, and is mended", segment.label, place.chunk)
+    return is_mended
 
 
 def plan(fs: FileSystem, after: Position) -> ScrubStep | None:

@@ -30,7 +30,7 @@ from vaultfs.storage.segment_reader import SegmentReader
 from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
-from vaultfs.vault.kept_snapshots import open_kept_manifest
+from vaultfs.vault.kept_snapshots import open_any_manifest
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.segments import ChunkReader, ReaderElsewhere
 from vaultfs.vault.snapshot_manifest import (
@@ -40,7 +40,6 @@ from vaultfs.vault.snapshot_manifest import (
     SnapshotHold,
     choose,
     manifest_files,
-    open_manifest,
 )
 from vaultfs.vault.snapshots import open_image
 
@@ -104,10 +103,7 @@ def open_with_keys(
     seq, snapshot_id = choose(which, _openable(layout))
     hold = SnapshotHold.take(layout, seq, snapshot_id, is_exclusive=False)
     try:
-        if (seq, snapshot_id) in manifest_files(layout):
-            _, content = open_manifest(keyring, hold.data, seq, snapshot_id)
-        else:
-            keyring, content = open_kept_manifest(layout, keyring, hold.data, seq, snapshot_id)
+        keyring, content = open_any_manifest(layout, keyring, hold.data, seq, snapshot_id)
         database = _open_database(layout, keyring, content, source, temporary)
         try:
             return FileSystem(layout, keyring, hold, Head(layout, keyring), database, read_only=True, source=source)

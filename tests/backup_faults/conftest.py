@@ -50,7 +50,7 @@ __all__ = [
 CONTENTS = {f"/{name}": os.urandom(size) for name, size in (("large", 300_000), ("other", 200_000), ("small", 10))}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server() -> Iterator[S3Double]:
     with running() as double:
         yield double
@@ -65,7 +65,7 @@ def double(server: S3Double) -> Iterator[S3Double]:
     server.release()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
     with forking(tmp_path_factory.mktemp("said")) as started:
         yield started
@@ -85,7 +85,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaultfs.remotes.s3._make_client", _client)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def filled(template: Path, server: S3Double, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vault with one snapshot, in three segments, and with the store as its remote; nothing was sent yet."""
     base = tmp_path_factory.mktemp("filled")

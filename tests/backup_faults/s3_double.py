@@ -151,6 +151,7 @@ class S3Double:
     def __init__(self, port: int) -> None:
         self.endpoint: Final = f"http://127.0.0.1:{port}"
         self.lock: Final = threading.RLock()
+        self.connections: Final[set[socket.socket]] = set()
         self._stopped: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         self._released = threading.Event()
         self.begin()
@@ -278,6 +279,17 @@ def _handler(double: S3Double) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
+        def setup(self) -> None:
+            super().setup()
+            with double.lock:
+                double.connections.add(self.connection)
+
+        def finish(self) -> None:
+            with double.lock:
+                double.connections.discard(self.connection)
+            with suppress(OSError):
+                super().finish()
+
         def _handle(self) -> None:
             parts = urlsplit(self.path)
             query = parse_qs(parts.query)
@@ -377,7 +389,7 @@ def _handler(double: S3Double) -> type[BaseHTTPRequestHandler]:
 def running() -> Iterator[S3Double]:
     """Run a server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    server.daemon_threads = True
+    server.daemon_threads = False  # so that closing it waits for them
     double = S3Double(server.server_port)
     server.RequestHandlerClass = _handler(double)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -388,4 +400,9 @@ def running() -> Iterator[S3Double]:
         double.release()
         server.shutdown()
         thread.join()
+        # Clients in this process keep connections; the threads that serve them must not outlive the test.
+        with double.lock:
+            for connection in double.connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
         server.server_close()

@@ -654,15 +654,17 @@ def test_a_daemon_closes_what_it_has_opened(
     """Each store once, whoever opened it."""
     words = command("mount", clone, folder, "--foreground", "--passfile", passfile, *more)
     program = f"""
-import sys
+import os, sys
 from vaultfs.remotes.directory import DirectoryStore
 from vaultfs.cli.main import main
+def say(what):
+    os.write(1, what.encode() + b"\\n")  # at once, as several threads do
 class Recording(DirectoryStore):
     def get(self, key, **where):
-        print("asked", id(self), flush=True)
+        say(f"asked {{id(self)}}")
         yield from super().get(key, **where)
     def close(self):
-        print("closed", id(self), flush=True)
+        say(f"closed {{id(self)}}")
         super().close()
 import vaultfs.remotes.urls
 vaultfs.remotes.urls.DirectoryStore = Recording

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("small_vaults"), pytest.mark.timeout(3600)
 @pytest.mark.parametrize("workload", sorted(STEPS))
 def test_every_recorded_write(scratch: Path, root: Path, workload: str, long_run: bool) -> None:
     prepare_vault(root)
-    job = Job("vault", workload, 7 if long_run else 1, 100 if long_run else 20)
+    job = Job("vault", workload, 7 if long_run else 1, 100 if long_run else 16)
     report = Recorded(job, scratch, root).check(inspect_vault, seeds=4 if long_run else 1)
     report.verify(least_points=300 if long_run else 140)
 
@@ -42,7 +42,7 @@ def test_second_cut_while_recovering(scratch: Path, root: Path, long_run: bool) 
     first = Recorded(Job("vault", "sessions", 3, 40 if long_run else 20), scratch, root)
     cuts = list(first.cuts([Loss.NOTHING, Loss.EVERYTHING], 1))
     report = Report()
-    for cut in cuts[:: len(cuts) // (60 if long_run else 6)]:
+    for cut in cuts[:: len(cuts) // (60 if long_run else 4)]:
         report.add(first.again(scratch, cut).check(inspect_vault))
         if report.is_hopeless:
             break

@@ -110,10 +110,15 @@ class SourceReader(io.RawIOBase):
             self._position += len(data)
             if len(data) >= rest and size > rest and self._file.read(1):
                 raise IntegrityError(f"{self._what} is longer than {self._size_bytes} bytes: it has changed")
-            if self.is_sending and data:
-                for meter in self._meters:
-                    meter(len(data))
+            if self.is_sending:
+                self._tell(len(data))
             return data
+
+    def _tell(self, count: int) -> None:
+        """Tell the meters, in lots of at most `PIECE_BYTES`: who reads all at once shall not wait for all at once."""
+        for start in range(0, count, PIECE_BYTES):
+            for meter in self._meters:
+                meter(min(PIECE_BYTES, count - start))
 
     def readall(self) -> bytes:
         """Read all that is left, as `read`."""

@@ -135,3 +135,10 @@ def test_what_is_damaged_is_sent_again(backed_up: Path, disk: Path, run: Run) ->
     assert said.error_line.startswith("vaultfs: sent 1 segment and 0 snapshots")
     said = run("verify", backed_up, "disk", "--read-data", "--json", "--quiet", bare=True)
     assert json.loads(said.out)["problems"] == []
+
+
+def test_a_repair_hides_nothing_that_only_the_key_finds(copied: Path, passfile: Path, run: Run) -> None:
+    """What is looked at again after a repair is looked at without the key, so the two do not go together."""
+    said = run("verify", copied, "disk", "--repair", "--unlock", "--passfile", passfile, bare=True)
+    assert said.code == ExitCode.USAGE
+    assert "--unlock" in said.error_line

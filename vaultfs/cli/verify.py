@@ -66,6 +66,8 @@ def run(
     hint = "a share of the data is written --read-data=10%"
     place = RemotePlace.of("verify", vault, remote, parse_options(option), hint)
     name = place.name
+    if repair and unlock:
+        raise UsageError("--repair and --unlock exclude each other: repair first, then verify with --unlock")
     if repair and place.layout is None:
         raise UsageError("--repair sends again what the vault has: name the vault and the remote, not a URL")
     bar = progress(f"verify {name}", "none" if quiet or not share else "json" if json else "auto")

@@ -28,5 +28,8 @@ KeyEpoch = NewType("KeyEpoch", int)
 VaultId = NewType("VaultId", bytes)
 """16 random bytes, public."""
 
+PeerId = NewType("PeerId", bytes)
+"""32 bytes: the SHA-256 hash of a peer's public key, by which it is trusted."""
+
 ROOT_INODE: Final = InodeId(1)
 """The root directory; FUSE_ROOT_ID in <linux/fuse.h>."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import vaultfs
+from vaultfs.cli import systemd
 from vaultfs.cli.main import main
 from vaultfs.cli.verbs import VERBS
 from vaultfs.ids import InodeId
@@ -265,3 +267,58 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield where
     if os.path.ismount(where):
         process("umount", where)
+
+
+# --- systemd
+
+FAKE = """#!/bin/sh
+printf '%s\\n' "$*" >> {log}
+case "$*" in {fails}) echo "refused by the fake" >&2; exit 1;; esac
+"""
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the units of an ordinary user go, whoever runs the tests."""
+    monkeypatch.setattr(systemd.os, "geteuid", lambda: 1000)  # type: ignore[attr-defined]
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "systemd" / "user"
+
+
+Programs = Callable[..., Callable[[], list[str]]]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Make a systemctl that fails for some words (a pattern of the shell), and give what it was asked since."""
+
+    def make(fails: str = "''") -> Callable[[], list[str]]:
+        where, log = tmp_path / "bin", tmp_path / "asked"
+        where.mkdir(exist_ok=True)
+        program = where / "systemctl"
+        program.write_text(FAKE.format(log=shlex.quote(str(log)), fails=fails))
+        program.chmod(0o700)
+        monkeypatch.setenv("PATH", f"{where}:/usr/bin:/bin")
+
+        def asked() -> list[str]:
+            lines = log.read_text().splitlines() if log.exists() else []
+            log.unlink(missing_ok=True)
+            return lines
+
+        return asked
+
+    return make
+
+
+@pytest.fixture
+def no_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without any program of systemd."""
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The address book and the identity of one test."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config"

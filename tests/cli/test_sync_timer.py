@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,103 +16,11 @@ from vaultfs.cli.timer_units import MARK, SyncTimer, escaped_path, unit_name
 from vaultfs.errors import ExitCode, StorageError, UsageError
 from vaultfs.storage.durable import atomic_replace
 
-from .conftest import Run, digest, objects
+from .conftest import Programs, Run, digest, objects
+from .systemd_units import ANALYZE, accepted, command_of, section, words
 
 ODD = "odd 'name' with \"quotes\", 100%d $HOME ${x} \\back\\x41; ; *"
-ANALYZE = shutil.which("systemd-analyze")
 ESCAPE = shutil.which("systemd-escape")
-
-FAKE = """#!/bin/sh
-printf '%s\\n' "$*" >> {log}
-case "$*" in {fails}) echo "refused by the fake" >&2; exit 1;; esac
-"""
-
-
-@pytest.fixture
-def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the units of an ordinary user go, whoever runs the tests."""
-    monkeypatch.setattr(systemd.os, "geteuid", lambda: 1000)  # type: ignore[attr-defined]
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "systemd" / "user"
-
-
-Programs = Callable[..., Callable[[], list[str]]]
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Make a systemctl that fails for some words (a pattern of the shell), and give what it was asked since."""
-
-    def make(fails: str = "''") -> Callable[[], list[str]]:
-        where, log = tmp_path / "bin", tmp_path / "asked"
-        where.mkdir(exist_ok=True)
-        program = where / "systemctl"
-        program.write_text(FAKE.format(log=shlex.quote(str(log)), fails=fails))
-        program.chmod(0o700)
-        monkeypatch.setenv("PATH", f"{where}:/usr/bin:/bin")
-
-        def asked() -> list[str]:
-            lines = log.read_text().splitlines() if log.exists() else []
-            log.unlink(missing_ok=True)
-            return lines
-
-        return asked
-
-    return make
-
-
-@pytest.fixture
-def no_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without any program of systemd."""
-    (tmp_path / "nothing").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-
-
-# --- reading units as systemd does
-
-
-def section(text: str, name: str) -> list[tuple[str, str]]:
-    """The assignments of a section, in order."""
-    body = re.split(r"^\[", text, flags=re.MULTILINE)
-    (part,) = [each for each in body if each.startswith(f"{name}]")]
-    lines = [line for line in part.splitlines()[1:] if line and not line.startswith("#")]
-    return [(key, value) for key, _, value in (line.partition("=") for line in lines)]
-
-
-def words(line: str, *, replaces_variables: bool) -> list[str]:
-    """Words of a unit's line: quotes and backslashes, then specifiers, then variables (which fail the test)."""
-    found: list[str] = []
-    rest = line
-    while rest:
-        match = re.match(r'"((?:[^"\\]|\\.)*)"(?: |$)', rest)
-        assert match, f"not a quoted word: {rest}"
-        rest = rest[match.end() :]
-        word = re.sub(r"\\(.)", lambda each: {'"': '"', "\\": "\\"}[each[1]], match[1])
-        assert not re.search(r"%(?!%)", word.replace("%%", "")), "a specifier"
-        word = word.replace("%%", "%")
-        if replaces_variables and found:
-            assert "$" not in word.replace("$$", ""), "a variable"
-            word = word.replace("$$", "$")
-        found.append(word)
-    return found
-
-
-def command_of(service: str) -> list[str]:
-    return words(dict(section(service, "Service"))["ExecStart"], replaces_variables=True)
-
-
-def accepted(service: Path) -> None:
-    """What systemd itself says to a unit, if it is installed: nothing.  It looks at the machine's other units too."""
-    if ANALYZE is None:
-        return
-    with tempfile.TemporaryDirectory() as runtime:
-        said = subprocess.run(
-            [ANALYZE, "verify", "--man=no", "--user", str(service), str(service.with_suffix(".timer"))],
-            env={"XDG_RUNTIME_DIR": runtime, "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-        )
-    assert (said.returncode, [line for line in said.stderr.decode().splitlines() if service.stem in line]) == (0, [])
 
 
 def test_what_accepted_would_not_accept(tmp_path: Path) -> None:

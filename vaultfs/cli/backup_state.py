@@ -60,15 +60,27 @@ def _remote_state(layout: VaultLayout, remote: Remote) -> dict[str, Any]:
             store.close()
     except VaultError as error:
         return {**state, "is_complete": False, "error": str(error)}
+    short = _short_segments(layout, remote)
     return {
         **state,
-        "is_complete": lack.is_nothing,
+        "is_complete": lack.is_nothing and not short,
         "segments": lack.segments,
         "bytes": lack.bytes,
         "snapshots": lack.manifests,
         "is_header_current": lack.is_header_current,
         "since_ns": lack.since_ns,
+        "short_segments": short,
     }
+
+
+def _short_segments(layout: VaultLayout, remote: Remote) -> int | None:
+    """How many segments had too few copies when peers were asked last; None: the remote is no peers."""
+    if not remote.url.startswith("mesh:"):
+        return None
+    from vaultfs.mesh.places import vault_state_path  # noqa: PLC0415  # few vaults have peers
+    from vaultfs.mesh.standing import StandingFile  # noqa: PLC0415
+
+    return len(StandingFile(vault_state_path(read_header(layout).vault_id)).load().short)
 
 
 def _unsaved(layout: VaultLayout, daemon: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -134,6 +146,8 @@ def _remote_text(state: Mapping[str, Any]) -> str:
         return str(state["error"])
     if state["is_complete"]:
         return "has all snapshots"
+    if not state["snapshots"] and state["is_header_current"]:
+        return f"has all snapshots, but {counted(state['short_segments'], 'segment')} with too few copies"
     if not state["snapshots"]:
         return "lacks the current vault.json"
     parts = [counted(state["snapshots"], "snapshot"), counted(state["segments"], "segment")]

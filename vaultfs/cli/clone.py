@@ -85,7 +85,7 @@ def run(
         store = stores.open(url, options)
         head = find_head(store, snapshot)
         require_newest(store, head, snapshot)
-        header, keyring, info, is_known = checked(store, head, secret, redacted(url))
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot)
         warn_if_known(is_known=is_known)
         manifest = fetch(store, layout, head, with_segments=False)
         # What else it can do is found out by writing, which is not everybody's right: 'remote test' does that.

@@ -17,7 +17,10 @@ from typing import NoReturn
 from vaultfs.cli.output import error_line, say
 from vaultfs.cli.verbs import VERBS, Command
 from vaultfs.errors import ExitCode, FileSystemError, UsageError, VaultError
+from vaultfs.remotes.locations import Location
+from vaultfs.remotes.store import Store
 from vaultfs.remotes.tokens_seal import Seal, bring_seal
+from vaultfs.remotes.urls import bring_scheme
 
 
 class Terminated(BaseException):
@@ -72,6 +75,7 @@ def guarded(command: Callable[[], int]) -> int:
         command: returns the exit code.
     """
     bring_seal(_seal)
+    bring_scheme("mesh", _mesh)
     with _terminable():
         try:
             code = command()
@@ -86,6 +90,13 @@ def _seal() -> Seal:
     from vaultfs.cli.user_seal import user_seal  # noqa: PLC0415  # imports ciphers
 
     return user_seal()
+
+
+def _mesh(location: Location, options: Mapping[str, str]) -> Store:
+    """The peers of a vault as a store, for those who have any."""
+    from vaultfs.mesh.store import MeshStore  # noqa: PLC0415  # imports an event loop and TLS
+
+    return MeshStore.of_url(location, options)
 
 
 def _run(words: list[str]) -> int:
@@ -136,7 +147,8 @@ def _run_verb(name: str, words: list[str]) -> int:
 
 def _subverb_overview(name: str, subverbs: Mapping[str, Command]) -> str:
     """The text of ``vaultfs key --help``."""
-    rows = [f"  {word:<10}{(command.__doc__ or '').splitlines()[0]}" for word, command in subverbs.items()]
+    width = max(10, *(len(word) + 2 for word in subverbs))
+    rows = [f"  {word:<{width}}{(command.__doc__ or '').splitlines()[0]}" for word, command in subverbs.items()]
     return "\n".join([f"Usage: {name} {'|'.join(subverbs)} [options] ...", "", *rows])
 
 

@@ -1,10 +1,13 @@
-"""``vaultfs prune``: give up snapshots of a remote by rules, and delete what nothing needs any more.  No password."""
+"""``vaultfs prune``: give up snapshots of a remote by rules, and delete what nothing needs any more.
+
+No password, but for peers: they delete only what the vault's key has signed.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -12,16 +15,22 @@ from vaultfs.cli.dates import format_moment
 from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_place import RemotePlace
+from vaultfs.cli.secret_sources import SecretOption, SecretOptions
 from vaultfs.cli.sizes import format_size, parse_duration
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options
 from vaultfs.errors import UsageError
+from vaultfs.remotes.locations import parse
 from vaultfs.remotes.urls import redacted
 from vaultfs.sync.keep_policy import KeepPolicy, parse_duration_ns
 from vaultfs.sync.prune import PruneReport, prune
 
+if TYPE_CHECKING:
+    from vaultfs.cli.delete_orders import SignedOrders
+
 DropWords = Annotated[list[str] | None, Parameter(name="--drop")]
 """``--drop ID``, as often as need be."""
 
+_MESH: Final = "mesh"
 _SHOWN_ID: Final = 12
 _MOST: Final = 100_000
 
@@ -45,6 +54,7 @@ def run(
     connections: int = 4,
     quiet: bool = False,
     json: bool = False,
+    secret: SecretOption | None = None,
 ) -> int:
     """Give up old snapshots of a remote, and delete what none of the others needs.
 
@@ -68,6 +78,7 @@ def run(
         connections: So many requests at once.
         quiet: Show no progress.
         json: Show progress as JSON lines on standard error, and print the outcome as JSON.
+        secret: Where the password comes from, for peers (mesh://); others need none.
     """
     counts = (keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly)
     if not all(0 <= count <= _MOST for count in counts):
@@ -77,9 +88,14 @@ def run(
     policy = KeepPolicy(*counts, within_ns=within_ns)
     check_connections(connections)
     place = RemotePlace.of("prune", vault, remote, parse_options(option))
+    is_mesh = parse(place.url).scheme == _MESH
+    if secret is not None and secret.given() and not is_mesh:
+        raise UsageError(f"{secret.given()[0]} goes with peers; {place.name} is pruned without a password")
     bar = progress(f"prune {place.name}", "none" if quiet or dry_run else "json" if json else "auto", resumable=True)
     with Stores() as stores:
-        store = stores.open(place.url, place.options)
+        orders = _orders(place, stores, secret) if is_mesh and not dry_run else None
+        makers = {} if orders is None else {_MESH: orders.open}
+        store = stores.open(place.url, place.options, makers)
         with place.ledger(store, dry_run=dry_run) as ledger, bar, stores.interruptible() as is_stopped:
             report = prune(
                 store,
@@ -95,11 +111,20 @@ def run(
                 progress=lambda state: bar(state.done_bytes, state.total_bytes),
                 is_stopped=is_stopped,
             )
+    if orders is not None:
+        for error in orders.undone().values():
+            note(f"{printable(str(error))}; a later prune deletes it there")
     if json:
         emit_json({"url": redacted(place.url), "dry_run": dry_run, **_as_json(report)})
     else:
         _show(place.name, report, is_dry=dry_run)
     return 0
+
+
+def _orders(place: RemotePlace, stores: Stores, secret: SecretOptions | None) -> SignedOrders:
+    from vaultfs.cli.delete_orders import SignedOrders  # noqa: PLC0415  # loads ciphers, which others than peers need not
+
+    return SignedOrders.unlock(place, stores, secret)
 
 
 def _as_json(report: PruneReport) -> dict[str, Any]:

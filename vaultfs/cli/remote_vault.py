@@ -12,8 +12,10 @@ from typing import Any
 
 from vaultfs.cli.output import note, printable
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
+from vaultfs.cli.witnesses import require_witnessed
 from vaultfs.crypto.header import VaultHeader
 from vaultfs.crypto.keys import Keyring
+from vaultfs.crypto.slots import Secret
 from vaultfs.errors import UsageError
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
@@ -46,9 +48,18 @@ def require_place(dest: Path, layout: VaultLayout) -> None:
 
 
 def checked(
-    store: Store, head: RemoteHead, options: SecretOptions | None, name: str
+    store: Store, head: RemoteHead, options: SecretOptions | None, name: str, wanted: str | None
 ) -> tuple[VaultHeader, Keyring, SnapshotInfo, bool]:
     """The keys of the vault on the remote, and the snapshot, which is signed with one of them.
+
+    Peers of the vault that this machine knows are asked whether they have seen a newer one.
+
+    Args:
+        store: the remote.
+        head: the snapshot.
+        options: where the secret comes from.
+        name: of the remote, for the prompt.
+        wanted: how the person named the snapshot; None: it is the newest there.
 
     Returns:
         The header that was unlocked, its keys, the snapshot, and whether this machine has a witness of the vault.
@@ -56,14 +67,17 @@ def checked(
     Raises:
         UsageError: the remote holds no vault; there is no secret.
         WrongPasswordError: it does not open the vault.
-        IntegrityError: header or manifest are not what vaultfs wrote.
+        IntegrityError: header or manifest are not what vaultfs wrote; or a peer has proved another snapshot.
+        RollbackError: a peer has proved a newer snapshot.
     """
     public = read_remote_header(store)
     if public is None:
         raise UsageError(f"{name} holds no vault")
     data, _ = read_remote_manifest(store, head, public.vault_id)
-    header, keyring = unlocked(public, options, name)
+    header, secret = VaultHeader.decode(public.data), _secret(options, name)
+    keyring = header.unlock(secret)
     _, content = open_manifest(keyring, data, head.seq, head.hash)
+    require_witnessed(store.name, head, keyring, secret, wanted)
     is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0
     return header, keyring, content.info(head.hash), is_known
 
@@ -82,8 +96,11 @@ def unlocked(public: PublicHeader, options: SecretOptions | None, name: str) -> 
         IntegrityError: the header is not what vaultfs wrote.
     """
     header = VaultHeader.decode(public.data)
-    secret = obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
-    return header, header.unlock(secret)
+    return header, header.unlock(_secret(options, name))
+
+
+def _secret(options: SecretOptions | None, name: str) -> Secret:
+    return obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
 
 
 def as_json(layout: VaultLayout, info: SnapshotInfo, received_bytes: int) -> dict[str, Any]:

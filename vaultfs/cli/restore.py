@@ -85,11 +85,12 @@ def run(
                 style=style,
                 secret=secret,
                 name=redacted(url),
+                wanted=snapshot,
                 connections=connections,
                 hurry=stores.hurry,
                 json=json,
             )
-        header, keyring, info, is_known = checked(store, head, secret, redacted(url))
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot)
         warn_if_known(is_known=is_known)
         bar = progress(f"restore {dest}", style, resumable=True)
         with bar, stores.interruptible() as is_stopped:

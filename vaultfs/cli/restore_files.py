@@ -101,6 +101,7 @@ def restore_files(
     style: ProgressStyle,
     secret: SecretOptions | None,
     name: str,
+    wanted: str | None,
     connections: int,
     hurry: Callable[[], None],
     json: bool,
@@ -116,6 +117,7 @@ def restore_files(
         style: of the progress.
         secret: where the secret comes from.
         name: of the remote, for the prompt.
+        wanted: how the person named the snapshot; None: it is the newest there.
         connections: how many requests at once for the contents of files.
         hurry: lets requests that are under way end soon.
         json: print the outcome as JSON.
@@ -127,7 +129,7 @@ def restore_files(
     Raises:
         VaultError: the snapshot cannot be opened, or the remote cannot be reached; what is restored already stays.
     """
-    _, keyring, info, _ = checked(store, head, secret, name)
+    _, keyring, info, _ = checked(store, head, secret, name, wanted)
     with scratch_directory() as scratch:
         layout = VaultLayout(scratch / "vault")
         source = OneRemote(store)

@@ -210,10 +210,20 @@ def obtain_text(path: Path, option: str) -> str:
     Raises:
         UsageError: it cannot be read, is empty, too long, or no text.
     """
-    text = _decoded(_read_file(path, option), option).strip()
-    if not text:
-        raise UsageError(f"{option}: nothing in it")
-    return text
+    return _stripped(_read_file(path, option), option)
+
+
+def obtain_text_of_descriptor(descriptor: int, option: str) -> str:
+    """As `obtain_text`, from a descriptor that the caller opened; it is closed.
+
+    Args:
+        descriptor: is read up to its end.
+        option: that named it, for messages.
+
+    Raises:
+        UsageError: it cannot be read, is empty, too long, or no text.
+    """
+    return _stripped(_read_descriptor(descriptor, option), option)
 
 
 def obtain_kept(options: KeepOptions) -> list[Secret]:
@@ -335,6 +345,14 @@ def _line(value: bytes, source: str) -> bytes:
     if not password:
         raise UsageError(f"{source}: the password is empty")
     return password
+
+
+def _stripped(value: bytes, option: str) -> str:
+    """Text from bytes, without white space around it."""
+    text = _decoded(value, option).strip()
+    if not text:
+        raise UsageError(f"{option}: nothing in it")
+    return text
 
 
 def _decoded(value: bytes, what: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from vaultfs.cli.output import emit_json, note, printable, say
 from vaultfs.cli.secret_sources import SecretOptions
-from vaultfs.cli.systemd import Systemd, understands_calendar
+from vaultfs.cli.systemd import Systemd, enabling, require_ours, understands_calendar
 from vaultfs.cli.targets import chosen_remotes, vault_of
 from vaultfs.cli.timer_units import MARK, SyncTimer, unit_name
 from vaultfs.errors import ExitCode, NotAVaultError, UsageError
@@ -122,14 +122,14 @@ def install(path: Path, remotes: Sequence[str], schedule: Schedule) -> int:
     if not understands_calendar(schedule.every):
         raise UsageError(f"--every: systemd does not understand {schedule.every!r}; see systemd.time(7)")
     for unit in texts:
-        _require_ours(systemd.directory / unit)
+        require_ours(systemd.directory / unit, MARK)
     with storage_errors(f"cannot create the directory {systemd.directory}"):
         systemd.directory.mkdir(parents=True, exist_ok=True)
     for unit, text in texts.items():
         atomic_replace(systemd.directory / unit, text.encode(), mode=0o644)
         if not schedule.json:
             say(f"Wrote {printable(str(systemd.directory / unit))}")
-    is_enabled = schedule.enable and _enable(systemd, f"{name}.timer")
+    is_enabled = schedule.enable and systemd.enable(f"{name}.timer", "timer")
     if schedule.json:
         emit_json(
             {
@@ -140,7 +140,7 @@ def install(path: Path, remotes: Sequence[str], schedule: Schedule) -> int:
             }
         )
     if not is_enabled:
-        for words in _enabling(f"{name}.timer"):
+        for words in enabling(f"{name}.timer"):
             note(f"to enable it: {shlex.join([*systemd.command, *words])}")
     elif not systemd.is_system:
         note("it runs while you are logged in; at other times too after: loginctl enable-linger")
@@ -170,7 +170,7 @@ def remove(path: Path, *, json: bool) -> int:
     if not present:
         raise UsageError(f"there is no timer for {root}: {files[0]} does not exist")
     for file in present:
-        _require_ours(file)
+        require_ours(file, MARK)
     answers = systemd.answers()
     if answers:
         systemd.run("disable", "--now", timer)
@@ -232,29 +232,3 @@ def program_words() -> list[str]:
         return [str(beside)]
     found = shutil.which("vaultfs")
     return [str(Path(found).absolute())] if found else [sys.executable, "-m", "vaultfs.cli"]
-
-
-def _enabling(timer: str) -> list[list[str]]:
-    """What has to be asked of systemd for a new timer, or one that has changed."""
-    return [["daemon-reload"], ["enable", "--now", timer]]
-
-
-def _enable(systemd: Systemd, timer: str) -> bool:
-    if not systemd.answers():
-        note("systemd does not answer here, so the timer is not enabled")
-        return False
-    return all(systemd.run(*words) for words in _enabling(timer))
-
-
-def _require_ours(path: Path) -> None:
-    """Refuse to touch a unit that somebody else has written.
-
-    Raises:
-        UsageError: it is somebody else's.
-        StorageError: it cannot be read.
-    """
-    with storage_errors(f"cannot read {path}"):
-        if os.path.lexists(path) and (
-            path.is_symlink() or not path.is_file() or not path.read_bytes().startswith(MARK.encode())
-        ):
-            raise UsageError(f"{path} was not written by vaultfs; move it away")

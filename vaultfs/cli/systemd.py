@@ -1,4 +1,4 @@
-"""Talking to the systemd that runs a person's timers: the user's own, or the system's for root."""
+"""Talking to the systemd that runs a person's timers and services: the user's own, or the system's for root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Final
 
 import platformdirs
 
-from vaultfs.cli.output import error_line
+from vaultfs.cli.output import error_line, note
+from vaultfs.errors import UsageError
+from vaultfs.storage.durable import storage_errors
 
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 _PATIENCE_S: Final = 60
@@ -43,6 +45,41 @@ class Systemd:
         if failure is not None:
             error_line(f"{shlex.join([*self.command, *words])}: {failure}")
         return failure is None
+
+    def enable(self, unit: str, what: str) -> bool:
+        """Have it enable and start a unit that is new, or has changed; whether it did.
+
+        Args:
+            unit: its name.
+            what: it is, for the message.
+        """
+        if not self.answers():
+            note(f"systemd does not answer here, so the {what} is not enabled")
+            return False
+        return all(self.run(*words) for words in enabling(unit))
+
+
+def enabling(unit: str) -> list[list[str]]:
+    """What has to be asked of systemd for a unit that is new, or has changed."""
+    return [["daemon-reload"], ["enable", "--now", unit]]
+
+
+def require_ours(path: Path, mark: str) -> None:
+    """Refuse to touch a unit that somebody else has written.
+
+    Args:
+        path: of the unit.
+        mark: how those of ours begin.
+
+    Raises:
+        UsageError: it is somebody else's.
+        StorageError: it cannot be read.
+    """
+    with storage_errors(f"cannot read {path}"):
+        if os.path.lexists(path) and (
+            path.is_symlink() or not path.is_file() or not path.read_bytes().startswith(mark.encode())
+        ):
+            raise UsageError(f"{path} was not written by vaultfs; move it away")
 
 
 def understands_calendar(text: str) -> bool:

@@ -20,7 +20,7 @@ from vaultfs.remotes.configured import Remote, load_remotes
 from vaultfs.remotes.counting import CountingStore
 from vaultfs.remotes.limiting import LimitedStore, TokenBucket
 from vaultfs.remotes.store import Store
-from vaultfs.remotes.urls import open_store
+from vaultfs.remotes.urls import StoreMaker, open_store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.workers import MOST_CONNECTIONS, StoppedError
 
@@ -141,17 +141,20 @@ class Stores:
             for store in self._opened:
                 stack.callback(store.close)
 
-    def open(self, url: str, options: Mapping[str, str]) -> CountingStore:
+    def open(
+        self, url: str, options: Mapping[str, str], makers: Mapping[str, StoreMaker] | None = None
+    ) -> CountingStore:
         """The store that a URL means; nothing is asked of it yet.
 
         Args:
             url: of the remote.
             options: settings of its kind.
+            makers: open the stores of some schemes in place of what else would.
 
         Raises:
             VaultError: it makes no sense, or what it needs is not installed.
         """
-        store = open_store(url, options)
+        store = open_store(url, options, makers=makers or {})
         self._opened.append(store)
         if self._bucket is not None:
             store = LimitedStore(store, sending=self._bucket, receiving=self._bucket)

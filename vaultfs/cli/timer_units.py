@@ -1,8 +1,4 @@
-"""The systemd units of a regular sync, as text.  Pure: nothing here looks at the machine.
-
-A unit has rules of its own about quotes, backslashes, percent signs and dollars (systemd.syntax(7), systemd.unit(5),
-systemd.service(5)); whatever cannot be written so that it means itself is refused.
-"""
+"""The systemd units of a regular sync, as text.  Pure: nothing here looks at the machine."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vaultfs.cli.unit_syntax import command_line, environment_lines, plain
 from vaultfs.errors import UsageError
 
 MARK: Final = "# Written by 'vaultfs sync --install-timer', which replaces it; change it with 'systemctl edit'."
@@ -24,7 +21,6 @@ _LONGEST_NAME_BYTES: Final = 220
 """Of the 255 that a file may have: the suffix, and what a temporary file beside it adds, come on top."""
 _KEPT: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:_.")
 _CALENDAR: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9 ,.:*/~_+-]{0,199}")
-_UNWRITABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DELAYS: Final = {"daily": "1h", "hourly": "5min"}
 _OTHER_DELAY: Final = "1min"
 
@@ -92,20 +88,13 @@ class SyncTimer:
         Raises:
             UsageError: a path cannot be written into a unit, or systemd would not run the program.
         """
-        program, *more = self.program
-        if re.search(r"[\"'\\]", program):
-            raise UsageError(f"{program}: systemd runs no program with quotes or backslashes in its path; use cron")
-        # Variables are not put into the program's path, so there is nothing to be escaped for them.
-        options = [*more, "sync", "--quiet", *self.arguments, "--", str(self.vault), *self.remotes]
-        words = [_quoted(program), *map(_argument, options)]
+        words = ["sync", "--quiet", *self.arguments, "--", str(self.vault), *self.remotes]
         return _SERVICE.format(
             mark=MARK,
-            description=_specifiers(_checked(str(self.vault))),
+            description=plain(str(self.vault)),
             unit="Wants=network-online.target\nAfter=network-online.target\n" if self.is_system else "",
-            command=" ".join(words),
-            environment="".join(
-                f"Environment={_quoted(f'{key}={value}')}\n" for key, value in self.environment.items()
-            ),
+            command=command_line(self.program, words),
+            environment=environment_lines(self.environment),
         )
 
     def timer(self) -> str:
@@ -118,7 +107,7 @@ class SyncTimer:
             raise UsageError(f"--every: {self.every!r} is none of daily, hourly, or a calendar as in 'Mon..Fri 03:00'")
         return _TIMER.format(
             mark=MARK,
-            description=_specifiers(_checked(str(self.vault))),
+            description=plain(str(self.vault)),
             every=self.every,
             delay=_DELAYS.get(self.every, _OTHER_DELAY),
         )
@@ -149,32 +138,3 @@ def escaped_path(path: bytes) -> str:
         "-" if byte == 0x2F else chr(byte) if byte in _KEPT and (position or byte != 0x2E) else f"\\x{byte:02x}"
         for position, byte in enumerate(plain)
     )
-
-
-def _checked(text: str) -> str:
-    """The text, if a line of a unit can hold it.
-
-    Raises:
-        UsageError: it has control characters, or bytes that are no UTF-8.
-    """
-    if _UNWRITABLE.search(text):
-        raise UsageError(
-            f"{text!r} has control characters, or bytes that are no UTF-8, which a systemd unit cannot hold; give it "
-            "another name, or use cron"
-        )
-    return text
-
-
-def _specifiers(text: str) -> str:
-    return text.replace("%", "%%")
-
-
-def _quoted(text: str) -> str:
-    """One word, with nothing in it that systemd would replace but variables."""
-    escaped = _checked(text).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{_specifiers(escaped)}"'
-
-
-def _argument(text: str) -> str:
-    """A word of a command line after the program."""
-    return _quoted(text).replace("$", "$$")

@@ -63,6 +63,8 @@ VERBS: Mapping[str, Verb] = {
         Verb("verify", _BACKUP, "VAULT REMOTE|URL", "Check that a remote has all that it should."),
         Verb("restore", _BACKUP, "URL DEST [PATH...]", "Bring a vault, or files of it, back from a remote."),
         Verb("clone", _BACKUP, "URL VAULT", "Use a vault at once, and fetch from its remote what is read."),
+        Verb("peer", _BACKUP, "init|serve|add|list|... VAULT", "Have other machines hold copies, and hold theirs."),
+        Verb("mesh", _BACKUP, "replicate|status|... VAULT", "Have peers hold a vault, and see that they do."),
         Verb("put", _FILES, "VAULT LOCAL PATH", "Copy a local file or tree into a vault."),
         Verb("get", _FILES, "VAULT PATH LOCAL", "Copy a file or tree out of a vault."),
         Verb("cat", _FILES, "VAULT PATH...", "Write files of a vault to standard output."),

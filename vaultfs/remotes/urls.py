@@ -5,6 +5,7 @@
     webdav+https://host/path               and webdav+http:// where the line is safe; options username, password_command
     gcs://bucket/prefix                    azblob://container/prefix      b2://bucket/prefix
     gdrive:folder                          dropbox:folder                 onedrive:folder
+    mesh://vault-id                        the peers of a vault; the program brings what opens it (`bring_scheme`)
 
 A URL holds no secret, nor do options: both are stored in ``remotes.json``, which is public.  Credentials come from
 where each cloud's own tools look for them, or from a command that prints one.
@@ -24,27 +25,54 @@ from vaultfs.remotes.locations import Location, parse, redacted, require_options
 from vaultfs.remotes.retrying import RetryingStore, RetryPolicy
 from vaultfs.remotes.store import Store
 
-__all__ = ["directory_of", "open_store", "redacted"]
+__all__ = ["StoreMaker", "bring_scheme", "directory_of", "open_store", "redacted"]
+
+StoreMaker = Callable[[Location, Mapping[str, str]], Store]
+"""Makes the store of a URL and its options.
+
+Raises:
+    UsageError: they make no sense.
+"""
 
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_MAKERS: Final[Mapping[str, StoreMaker]] = MappingProxyType({})
 _DISK_PATIENCE: Final = RetryPolicy(tries=3, first_wait_s=0.2, longest_wait_s=1.0, total_s=3.0)
 """A disk that is not plugged in will not be in a minute either; a share may only have hiccups."""
 
 
-def open_store(url: str, options: Mapping[str, str] = _NO_OPTIONS, patience: RetryPolicy | None = None) -> Store:
+_brought: Final[dict[str, StoreMaker]] = {}
+
+
+def bring_scheme(scheme: str, maker: StoreMaker) -> None:
+    """Say what opens the stores of a scheme that nothing in `vaultfs.remotes` can open; the newest counts.
+
+    Args:
+        scheme: in lower case.
+        maker: called for each store.
+    """
+    _brought[scheme] = maker
+
+
+def open_store(
+    url: str,
+    options: Mapping[str, str] = _NO_OPTIONS,
+    patience: RetryPolicy | None = None,
+    makers: Mapping[str, StoreMaker] = _NO_MAKERS,
+) -> Store:
     """The store that a URL means; nothing is asked of it yet.
 
     Args:
         url: see the module.
         options: settings of its kind.
         patience: at most, for who cannot wait as long as it takes.
+        makers: open the stores of some schemes in place of what else would.
 
     Raises:
         UsageError: the URL or an option makes no sense.
     """
     location = parse(url)
-    makers: dict[str, Callable[[Location, Mapping[str, str]], Store]] = {"file": _directory, "s3": _s3}
-    maker = makers.get(location.scheme, _opendal)
+    known: dict[str, StoreMaker] = {"file": _directory, "s3": _s3, **_brought, **makers}
+    maker = known.get(location.scheme, _opendal)
     store = maker(location, options)
     return RetryingStore(store, _DISK_PATIENCE if location.scheme == "file" else patience or RetryPolicy())
 

@@ -144,14 +144,30 @@ def read_record(store: Store, digest: str, vault_id: VaultId, tick: Tick) -> Rec
         FormatTooNewError: a newer vaultfs wrote it.
         ObjectMissingError, RemoteError: as `Store.get`.
     """
-    key = CONDEMNED_PREFIX + digest
-    data = read_whole(store, key, LARGEST_NOTE_BYTES, tick)
+    data = read_whole(store, CONDEMNED_PREFIX + digest, LARGEST_NOTE_BYTES, tick)
+    return decode_record(data, digest, vault_id, store.name)
+
+
+def decode_record(data: bytes, digest: str, vault_id: VaultId, where: str) -> Record:
+    """A record from its bytes, checked.
+
+    Args:
+        data: the object's content.
+        digest: names it.
+        vault_id: whose it must be.
+        where: it came from, for messages.
+
+    Raises:
+        IntegrityError: it is not that of its name, makes no sense, or is of another vault.
+        FormatTooNewError: a newer vaultfs wrote it.
+    """
+    what = f"{CONDEMNED_PREFIX}{digest} on {where}"
     if blake3.blake3(data).hexdigest() != digest:
-        raise IntegrityError(f"{key} on {store.name} is damaged; 'vaultfs prune' removes it")
-    stored = _decode(data, _StoredRecord, f"{key} on {store.name}")
+        raise IntegrityError(f"{what} is damaged; 'vaultfs prune' removes it")
+    stored = _decode(data, _StoredRecord, what)
     heads = tuple(RemoteHead(device, seq, name) for device, seq, name in stored.heads)
     if stored.vault_id != vault_id.hex() or any(parse_head(head_key(head)) != head for head in heads):
-        raise IntegrityError(f"{key} on {store.name} is of another vault")
+        raise IntegrityError(f"{what} is of another vault")
     segments = {SegmentName(name): size for name, size in stored.segments.items()}
     return Record(vault_id, stored.created_ns, heads, segments)
 

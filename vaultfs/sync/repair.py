@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vaultfs.errors import RemoteRefusedError
+from vaultfs.remotes.store import BytesSource, Store
 from vaultfs.storage.layout import VaultLayout
-from vaultfs.sync.local_vault import LocalManifest, list_manifests
-from vaultfs.sync.remote_layout import head_key
+from vaultfs.sync.local_vault import LocalManifest, ManifestHold, list_manifests
+from vaultfs.sync.remote_layout import RemoteHead, head_key
 from vaultfs.sync.upload import Target, TargetOutcome, sync
 from vaultfs.sync.verify import VerifyReport
 from vaultfs.sync.workers import ProgressFunction
@@ -41,11 +43,15 @@ def send_again(
         VaultError: as `sync`, or a manifest cannot be deleted.
     """
     store = target.store
-    here = set(list_manifests(layout))
+    here = {each.hash: each for each in list_manifests(layout)}
+    undeletable = []
     with target.ledger.locked(store.name):
         for head in report.bad_heads:
-            if LocalManifest(head.seq, head.hash) in here:  # type: ignore[arg-type]
-                store.delete(head_key(head))
+            if head.hash in here:
+                try:
+                    store.delete(head_key(head))
+                except RemoteRefusedError:  # as peers do; they replace what is damaged, which others may not
+                    undeletable.append(head)
     [outcome] = sync(
         layout,
         [target],
@@ -54,4 +60,19 @@ def send_again(
         progress=progress,
         is_stopped=is_stopped,
     )
+    if outcome.error is None:
+        for head in undeletable:  # last, as always: what they need is there now
+            outcome.manifests += _put_again(store, layout, head, here[head.hash])
     return outcome
+
+
+def _put_again(store: Store, layout: VaultLayout, head: RemoteHead, manifest: LocalManifest) -> bool:
+    """Put a manifest in the place of what is there; whether it is here still."""
+    hold = ManifestHold.take(layout, manifest)
+    if hold is None:
+        return False
+    try:
+        store.put(head_key(head), BytesSource(hold.read()))
+    finally:
+        hold.release()
+    return True

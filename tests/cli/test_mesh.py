@@ -1,0 +1,341 @@
+"""``vaultfs mesh replicate | status | repair | fetch`` with real peers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vaultfs.errors import ExitCode
+from vaultfs.ids import VaultId
+from vaultfs.mesh.book import Book
+from vaultfs.mesh.identity import format_peer_id, short_peer_id
+from vaultfs.mesh.places import book_path, vault_state_path
+from vaultfs.mesh.standing import StandingFile
+from vaultfs.mesh.store import mesh_url
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.ledger import Ledger
+
+from .conftest import Run, damage, make_snapshot, read_file, write_file
+from .mesh_household import Household, household
+
+DATA = os.urandom(300_000)
+
+
+@pytest.fixture(autouse=True)
+def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def home(vault: Path, tmp_path: Path, run: Run) -> Iterator[Household]:
+    """Three peers, and a vault with a snapshot that they have not yet."""
+    write_file(vault, "/file", DATA)
+    make_snapshot(vault)
+    with household(vault, tmp_path, run, 3, ("home", "home", "work")) as made:
+        yield made
+
+
+@pytest.fixture
+def held(home: Household) -> Household:
+    """The same, replicated."""
+    said = home.mesh("replicate", "--quiet")
+    assert said.code == 0, said.err
+    return home
+
+
+def standing_of(home: Household) -> StandingFile:
+    return StandingFile(vault_state_path(VaultId(bytes.fromhex(home.vault_id))))
+
+
+# --- replicate
+
+
+def test_replicate_brings_everything_to_its_peers(home: Household, run: Run) -> None:
+    code, said = home.mesh_json("replicate")
+    assert code == 0
+    assert said["sync"]["is_up_to_date"]
+    assert said["mesh"]["is_safe"]
+    assert said["mesh"]["segments_by_copies"][2] == said["mesh"]["needed_segments"] > 0
+    for name in home.segments():
+        assert len(home.copies(name)) in {0, 2}  # one that only the present needs is in no snapshot
+    assert sum(len(home.copies(name)) == 2 for name in home.segments()) == said["mesh"]["needed_segments"]
+    again = home.mesh("replicate", "--quiet")
+    assert again.code == 0
+    lines = again.out.decode().splitlines()
+    assert lines[:2] == ["mesh: up to date", "nothing had to be copied"]
+    assert "all have at least 2 copies" in lines[2]
+    status = json.loads(run("status", home.vault, "--json", bare=True).out)
+    (remote,) = status["backup"]["remotes"]
+    assert (remote["is_complete"], remote["short_segments"]) == (True, 0)
+
+
+def test_replicate_remembers_how_many_copies(held: Household) -> None:
+    code, said = held.mesh_json("replicate", "--replicas", "3")
+    assert code == 0
+    assert said["mesh"]["copied_segments"] == said["mesh"]["needed_segments"]
+    assert Book(book_path()).peers_of(VaultId(bytes.fromhex(held.vault_id))).replicas == 3
+    code, said = held.mesh_json("replicate")
+    assert (code, said["mesh"]["replicas"], said["mesh"]["copied_segments"]) == (0, 3, 0)
+    said_four = held.mesh("replicate", "--quiet", "--replicas", "4")
+    assert said_four.code == ExitCode.PARTIAL
+    assert "there are to be 4 copies, and the vault has 3 peers" in said_four.err
+    assert held.mesh("replicate", "--replicas", "0").code == ExitCode.USAGE
+
+
+def test_replicate_with_a_peer_away_says_so(home: Household, run: Run) -> None:
+    home.peers[0].stop()
+    home.peers[1].stop()
+    said = home.mesh("replicate", "--quiet")
+    assert said.code == ExitCode.PARTIAL
+    assert "with fewer than 2 copies" in said.err
+    assert short_peer_id(home.peers[0].id) in said.err
+    assert "cannot be reached" in said.err
+    state = run("status", home.vault, bare=True)
+    assert state.code == ExitCode.PARTIAL
+    assert b"with too few copies" in state.out
+    home.peers[0].start()
+    home.peers[1].start()
+    assert home.mesh("replicate", "--quiet").code == 0
+    assert run("status", home.vault, bare=True).code == 0
+
+
+def test_replicate_with_nobody_there(home: Household) -> None:
+    for peer in home.peers:
+        peer.stop()
+    said = home.mesh("replicate", "--quiet")
+    assert said.code == ExitCode.REMOTE_UNREACHABLE
+    code, document = home.mesh_json("replicate")
+    assert (code, document["mesh"]) == (ExitCode.REMOTE_UNREACHABLE, None)
+
+
+def test_replicate_makes_a_snapshot_if_asked(held: Household, run: Run) -> None:
+    write_file(held.vault, "/more", b"more")
+    said = run("mesh", "replicate", held.vault, "--snapshot", "--quiet")
+    assert said.code == 0
+    _, state = held.mesh_json("status")
+    assert state["newest"]["seq"] == 2
+
+
+def test_a_vault_without_peers_or_remote(vault: Path, run: Run, home: Household, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(vault, other)
+    (other / "remotes.json").unlink()
+    said = run("mesh", "replicate", other, bare=True)
+    assert (said.code, "has no remote that is its peers" in said.err) == (ExitCode.USAGE, True)
+    for verb in ("status", "repair"):
+        said = run("mesh", verb, "00" * 15 + "01", bare=True)
+        assert (said.code, "has no peers" in said.error_line) == (ExitCode.USAGE, True)
+
+
+# --- status
+
+
+def test_status_tells_what_each_peer_has(held: Household) -> None:
+    code, state = held.mesh_json("status")
+    assert code == 0
+    assert state["is_safe"]
+    assert state["is_verified"]
+    assert state["zones"] == 2
+    assert [peer["zone"] for peer in state["peers"]] == ["home", "home", "work"]
+    assert all(peer["is_present"] and peer["newest"] == 1 and not peer["lacks_header"] for peer in state["peers"])
+    assert sum(peer["segments"] for peer in state["peers"]) == 2 * state["needed_segments"]
+    assert state["pool"]["opened"] >= 3
+    assert state["pool"]["leases"] == 0
+    assert state["pool"]["failing"] == []
+    said = held.mesh("status")
+    assert said.out.decode().splitlines()[-1] == "safe to close: yes"
+    assert said.err == ""
+
+
+def test_status_with_a_peer_away(held: Household) -> None:
+    held.peers[2].stop()
+    code, state = held.mesh_json("status")
+    assert code == ExitCode.PARTIAL
+    away = state["peers"][2]
+    assert (away["is_present"], away["newest"]) == (False, None)
+    assert away["seen_ns"] > 0
+    assert away["segments"] == state["needed_segments"]
+    assert "cannot be reached" in away["error"]
+    assert state["segments_by_copies"][1] == state["needed_segments"]
+    assert state["missing_bytes"] == state["needed_bytes"]
+    assert state["lost"] == []
+    assert [each["id"] for each in state["pool"]["failing"]] == [format_peer_id(held.peers[2].id)]
+    said = held.mesh("status")
+    assert said.code == ExitCode.PARTIAL
+    assert b"away for less than a minute" in said.out
+    assert said.out.decode().splitlines()[-1] == "safe to close: no"
+    held.peers[2].start()
+    assert held.mesh("status").code == 0
+
+
+def test_status_by_the_id_alone(held: Household) -> None:
+    shutil.rmtree(held.vault)
+    code, state = held.mesh_json("status", vault=held.vault_id)
+    assert code == 0
+    assert not state["is_verified"]
+    assert state["needed_segments"] > 0
+    said = held.mesh("status", vault=held.vault_id)
+    assert said.code == 0
+    assert "nobody has verified" in said.err
+
+
+def test_status_of_a_snapshot_that_is_nowhere(held: Household) -> None:
+    write_file(held.vault, "/more", b"more")
+    make_snapshot(held.vault)
+    said = held.mesh("status")
+    assert said.code == ExitCode.PARTIAL
+    assert "snapshot 2 " in said.err
+    assert "vaultfs mesh replicate" in said.err
+
+
+# --- repair
+
+
+def test_repair_of_a_peer_that_has_lost_its_disk(held: Household) -> None:
+    victim = held.peers[2]
+    held.lose(victim)
+    _, before = held.mesh_json("status")
+    assert before["segments_by_copies"][1] == before["needed_segments"]
+    code, plan = held.mesh_json("repair", "--dry-run")
+    assert code == ExitCode.PARTIAL
+    assert plan["planned_segments"] == before["needed_segments"]
+    assert plan["copied_segments"] == 0
+    said = held.mesh("repair", "--quiet")
+    assert said.code == 0, said.err
+    assert said.err == ""
+    assert said.out.decode().startswith(f"copied {before['needed_segments']} segments")
+    assert "sent 1 manifest and vault.json" in said.out.decode()
+    code, after = held.mesh_json("status")
+    assert (code, after["peers"][2]["segments"]) == (0, after["needed_segments"])
+
+
+def test_repair_by_the_id_alone_from_other_peers(held: Household, tmp_path: Path) -> None:
+    shutil.rmtree(held.vault)
+    held.lose(held.peers[2])
+    code, done = held.mesh_json("repair", vault=held.vault_id)
+    assert code == 0
+    assert done["copied_segments"] == done["needed_segments"]
+    assert not list((tmp_path / "cache" / "vaultfs").glob("tmp*"))
+
+
+def test_repair_with_grace_waits_for_who_was_there_lately(held: Household) -> None:
+    held.peers[2].stop()
+    code, done = held.mesh_json("repair", "--grace", "1h")
+    assert (code, done["copied_segments"]) == (0, 0)
+    code, done = held.mesh_json("repair", "--bwlimit", "100M")
+    assert code == 0
+    assert done["copied_segments"] == done["needed_segments"]
+
+
+def test_repair_names_what_is_lost(held: Household, run: Run) -> None:
+    for peer in held.peers:
+        name = min(name for name in held.segments() if held.copies(name))
+    for peer in held.copies(name):
+        peer.path(VaultId(bytes.fromhex(held.vault_id)), name).unlink()
+    file = held.vault / "segments" / name[:2] / f"{name}.seg"
+    content = file.read_bytes()
+    file.unlink()
+    code, done = held.mesh_json("repair")
+    assert (code, done["lost"]) == (ExitCode.INTEGRITY, [name])
+    said = held.mesh("repair", "--quiet")
+    assert said.code == ExitCode.INTEGRITY
+    assert f"lost: the segment {name}" in said.err
+    file.write_bytes(content)
+    assert held.mesh("repair", "--quiet").code == 0
+    assert len(held.copies(name)) == 2
+
+
+def test_repair_does_not_count_who_failed_an_audit(held: Household) -> None:
+    file = standing_of(held)
+    standing = file.load()
+    standing.note(held.peers[2].id, failed_audit_ns=7)
+    file.save(standing)
+    said = held.mesh("status")
+    assert said.code == ExitCode.PARTIAL
+    assert "failed an audit" in said.err
+    code, done = held.mesh_json("repair")
+    assert code == 0
+    assert done["copied_segments"] == done["needed_segments"]
+
+
+def test_repair_without_anybody(held: Household) -> None:
+    for peer in held.peers:
+        peer.stop()
+    said = held.mesh("repair", "--quiet")
+    assert said.code == ExitCode.REMOTE_UNREACHABLE
+    assert "cannot be reached" in said.error_line
+
+
+@pytest.mark.parametrize("verb", ["repair", "replicate"])
+def test_two_at_once(held: Household, verb: str) -> None:
+    vault_id = VaultId(bytes.fromhex(held.vault_id))
+    with Ledger.of(vault_id, "mesh").locked(mesh_url(vault_id)):
+        said = held.mesh(verb, "--quiet")
+    assert said.code == ExitCode.LOCKED
+    assert "wait until it is done" in said.err
+
+
+# --- fetch
+
+
+def test_fetch_brings_back_what_is_missing_or_damaged(held: Household) -> None:
+    layout = VaultLayout(held.vault)
+    said = held.mesh("fetch", "--quiet")
+    assert (said.code, said.out) == (0, b"nothing had to be fetched\n")
+    name = next(each for each in layout.sealed_names() if held.copies(each))
+    layout.sealed_path(name).unlink()
+    code, done = held.mesh_json("fetch")
+    assert (code, done["segments"], done["missing"]) == (0, 1, [])
+    assert read_file(held.vault, "/file") == DATA
+    damage(held.vault, "/file", 5)
+    assert held.mesh_json("fetch")[1]["segments"] == 0
+    code, done = held.mesh_json("fetch", "--check")
+    assert (code, done["segments"]) == (0, 1)
+    assert read_file(held.vault, "/file") == DATA
+
+
+def test_fetch_goes_on_without_what_nobody_has(held: Household) -> None:
+    layout = VaultLayout(held.vault)
+    names = [each for each in layout.sealed_names() if held.copies(each)]
+    assert len(names) > 1
+    for peer in held.copies(names[0]):
+        peer.path(VaultId(bytes.fromhex(held.vault_id)), names[0]).unlink()
+    for name in names:
+        layout.sealed_path(name).unlink()
+    said = held.mesh("fetch", "--quiet")
+    assert said.code == ExitCode.INTEGRITY
+    assert f"the segment {names[0]} cannot be had" in said.error_line
+    assert [each for each in names if layout.sealed_path(each).exists()] == names[1:]
+
+
+# --- all of it
+
+
+def test_a_vault_comes_back_from_two_peers_of_three(held: Household, run: Run, tmp_path: Path) -> None:
+    held.lose(held.peers[0])
+    assert held.mesh("repair", "--quiet").code == 0
+    held.peers[2].stop()
+    assert held.mesh("repair", "--quiet").code == 0
+    shutil.rmtree(held.vault)
+    said = run("clone", f"mesh://{held.vault_id}", tmp_path / "clone", "--quiet")
+    assert said.code == 0, said.err
+    assert read_file_of_clone(run, tmp_path / "clone") == DATA
+    home = Household(tmp_path / "clone", held.peers, run)
+    code, done = home.mesh_json("fetch")
+    assert code == 0
+    assert done["segments"] > 0
+    for peer in held.peers:
+        peer.stop()
+    assert read_file(tmp_path / "clone", "/file") == DATA
+
+
+def read_file_of_clone(run: Run, clone: Path) -> bytes:
+    said = run("cat", clone, "/file")
+    assert said.code == 0, said.err
+    return said.out

@@ -1,0 +1,259 @@
+"""``vaultfs prune`` and ``verify`` of peers: what is signed is deleted, also later where a peer was away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vaultfs
+from vaultfs.cli.main import main
+from vaultfs.errors import ExitCode
+from vaultfs.ids import SegmentName
+from vaultfs.mesh.grants import Grant
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.public_header import read_header
+from vaultfs.sync.remote_layout import parse_head, parse_segment, segment_key
+
+from .conftest import PASSWORD, Run, make_snapshot, write_file
+from .served_peers import ServedPeers
+
+DAY_NS = 24 * 3600 * 10**9
+
+
+def serving(where: Path) -> ServedPeers:
+    """Two peers of the vault in a directory."""
+    return ServedPeers(where, read_header(VaultLayout(where / "vault")).vault_id, 2)
+
+
+@pytest.fixture(scope="module")
+def prepared(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vault with three snapshots, which two peers hold; each needs data that the others do not.
+
+    And all that this machine and the peers have and know.
+    """
+    base = tmp_path_factory.mktemp("held")
+    shutil.copytree(template, base / "vault")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(base / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(base / "config"))
+        peers = serving(base)
+        try:
+            assert main(["remote", "add", str(base / "vault"), "mesh", peers.url]) == 0
+            for number in range(3):
+                add_snapshot(base / "vault", str(number))
+        finally:
+            peers.close()
+    return base
+
+
+@pytest.fixture
+def peers(prepared: Path, tmp_path: Path, own_config: Path) -> Iterator[ServedPeers]:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    served = serving(tmp_path)
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def held(peers: ServedPeers, tmp_path: Path) -> Path:
+    """The vault."""
+    return tmp_path / "vault"
+
+
+def add_snapshot(vault: Path, label: str) -> None:
+    write_file(vault, "/file", os.urandom(300_000))
+    make_snapshot(vault, label)
+    assert main(["sync", str(vault), "--quiet"]) == 0
+
+
+def heads(keys: set[str]) -> set[int]:
+    """The numbers of the snapshots among some objects."""
+    return {head.seq for key in keys if (head := parse_head(key)) is not None}
+
+
+def prune(run: Run, *words: str | Path, bare: bool = False) -> list[str]:
+    """What a prune that keeps the newest and waits for nothing says on standard error."""
+    said = run("prune", *words, "--keep-last", "1", "--grace", "0s", "--quiet", bare=bare)
+    assert said.code == 0, said.err
+    return said.err.splitlines()
+
+
+def test_what_is_given_up_is_deleted_from_all_peers(held: Path, peers: ServedPeers, run: Run) -> None:
+    before = peers.keys("segments/")
+    assert before[0] == before[1]
+    assert prune(run, held, "mesh") == []
+    for keys in peers.keys(""):
+        assert heads(keys) == {3}
+        assert not any(key.startswith("heads/condemned/") for key in keys)
+    after = peers.keys("segments/")
+    assert after[0] == after[1] < before[0]
+    assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
+
+
+def test_the_grace_period_holds_for_peers_too(held: Path, peers: ServedPeers, run: Run) -> None:
+    before = peers.keys("segments/")
+    assert run("prune", held, "mesh", "--keep-last", "1", "--quiet").code == 0
+    assert peers.keys("segments/") == before
+    assert [heads(keys) for keys in peers.keys("")] == [{1, 2, 3}] * 2
+    assert run("prune", held, "mesh", "--grace", "0s", "--quiet").code == 0
+    assert [heads(keys) for keys in peers.keys("")] == [{3}] * 2
+
+
+def test_by_url(held: Path, peers: ServedPeers, run: Run) -> None:
+    prune(run, peers.url)
+    assert [heads(keys) for keys in peers.keys("")] == [{3}] * 2
+
+
+def test_while_the_vault_is_in_use(held: Path, peers: ServedPeers, run: Run) -> None:
+    with vaultfs.open_vault(held, vaultfs.Secret.password(PASSWORD)):
+        prune(run, held, "mesh")
+    assert [heads(keys) for keys in peers.keys("")] == [{3}] * 2
+
+
+def test_a_wrong_password_changes_nothing(held: Path, peers: ServedPeers, run: Run, tmp_path: Path) -> None:
+    before = peers.keys("")
+    (tmp_path / "wrong").write_text("wrong\n")
+    (tmp_path / "wrong").chmod(0o600)
+    words = ["--keep-last", "1", "--grace", "0s", "--passfile", str(tmp_path / "wrong")]
+    assert run("prune", held, "mesh", *words, bare=True).code == ExitCode.WRONG_PASSWORD
+    assert run("prune", peers.url, *words, bare=True).code == ExitCode.WRONG_PASSWORD
+    assert peers.keys("") == before
+
+
+def test_a_dry_run_takes_no_password(held: Path, peers: ServedPeers, run: Run) -> None:
+    before = peers.keys("")
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--dry-run", "--json", bare=True)
+    assert said.code == 0
+    assert json.loads(said.out)["deleted_snapshots"] == 2
+    assert peers.keys("") == before
+
+
+def test_no_password_for_others(backed_up: Path, run: Run) -> None:
+    said = run("prune", backed_up, "disk", "--keep-last", "1")
+    assert said.code == ExitCode.USAGE
+    assert "--passfile goes with peers" in said.error_line
+
+
+# --- peers that are away, or refuse
+
+
+def test_what_a_peer_kept_while_it_was_away_is_deleted_when_it_is_back(
+    held: Path, peers: ServedPeers, run: Run
+) -> None:
+    """It was there when the snapshots were given up, and not when they were deleted."""
+    assert run("prune", held, "mesh", "--keep-last", "1", "--quiet").code == 0
+    before = peers.keys("segments/")[1]
+    peers.peers[1].stop()
+    (line,) = prune(run, held, "mesh")
+    assert "cannot be reached" in line
+    assert "a later prune deletes it there" in line
+    peers.peers[1].start()
+    keys = peers.keys("")
+    assert [heads(each) for each in keys] == [{3}, {1, 2, 3}]
+    assert peers.keys("segments/")[1] == before
+    assert run("prune", held, "mesh", "--grace", "0s", "--quiet").code == 0
+    assert [heads(each) for each in peers.keys("")] == [{3}] * 2
+    after = peers.keys("segments/")
+    assert after[0] == after[1]
+    assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
+
+
+def test_a_peer_that_was_away_all_the_time(held: Path, peers: ServedPeers, run: Run) -> None:
+    """Nobody told it that something was given up, so that has to be done again."""
+    peers.peers[0].stop()
+    assert len(prune(run, held, "mesh")) == 1
+    peers.peers[0].start()
+    assert [heads(each) for each in peers.keys("")] == [{1, 2, 3}, {3}]
+    prune(run, held, "mesh")
+    assert [heads(each) for each in peers.keys("")] == [{3}] * 2
+    after = peers.keys("segments/")
+    assert after[0] == after[1]
+
+
+def test_a_peer_that_refuses_is_named(held: Path, peers: ServedPeers, run: Run) -> None:
+    before = peers.keys("")[0]
+    peers.peers[0].grants.add(Grant(peers.caller, None, "read", None, "", 0))
+    (line,) = prune(run, held, "mesh")
+    assert "reading only" in line
+    assert str(peers.peers[0].address) in line
+    assert before - peers.keys("")[0] == set()
+    assert heads(peers.keys("")[1]) == {3}
+
+
+# --- new devices
+
+
+def test_a_new_device_may_delete_after_seven_days(held: Path, peers: ServedPeers, run: Run, passfile: Path) -> None:
+    """Whoever rotates the key is a new device to the peers; for seven days its orders do not count."""
+    rotated = run("key", "rotate", held, "--passfile", passfile, bare=True)
+    assert rotated.code == 0, rotated.err
+    add_snapshot(held, "of the new key")
+    before = peers.keys("segments/")
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
+    assert said.code == ExitCode.REMOTE_REFUSED
+    assert "seven days after its first snapshot" in said.error_line
+    assert peers.keys("segments/") == before
+    for peer in peers.peers:
+        peer.skew_ns = 7 * DAY_NS - 3600 * 10**9
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
+    assert said.code == ExitCode.REMOTE_REFUSED
+    for peer in peers.peers:
+        peer.skew_ns = 7 * DAY_NS
+    prune(run, held, "mesh")
+    assert [heads(keys) for keys in peers.keys("")] == [{4}] * 2
+    assert all(now < then for now, then in zip(peers.keys("segments/"), before, strict=True))
+
+
+# --- verify
+
+
+def a_segment(peers: ServedPeers) -> SegmentName:
+    name = parse_segment(min(peers.keys("segments/")[0]))
+    assert name is not None
+    return name
+
+
+def test_one_damaged_copy_is_no_problem_of_the_remote(held: Path, peers: ServedPeers, run: Run) -> None:
+    peers.peers[0].change(segment_key(a_segment(peers)), b"damaged")
+    assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
+
+
+def test_what_all_peers_have_damaged_is_found_and_sent_again(held: Path, peers: ServedPeers, run: Run) -> None:
+    key = segment_key(a_segment(peers))
+    for peer in peers.peers:
+        (path,) = peer.root.rglob(key)
+        peer.change(key, bytes(path.stat().st_size))
+    said = run("verify", held, "mesh", "--read-data", bare=True)
+    assert said.code == ExitCode.INTEGRITY
+    assert key in said.out.decode()
+    said = run("verify", held, "mesh", "--read-data", "--repair", bare=True)
+    assert said.code == 0, said.out + said.err.encode()
+    assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
+
+
+def test_what_no_peer_has_is_sent_again(held: Path, peers: ServedPeers, run: Run) -> None:
+    key = segment_key(a_segment(peers))
+    for peer in peers.peers:
+        (path,) = peer.root.rglob(key)
+        path.unlink()
+    assert run("verify", held, "mesh", bare=True).code == ExitCode.INTEGRITY
+    assert run("verify", held, "mesh", "--repair", bare=True).code == 0
+    assert [key in keys for keys in peers.keys("segments/")] == [True, True]
+
+
+def test_manifests_that_all_peers_have_damaged_are_sent_again(held: Path, peers: ServedPeers, run: Run) -> None:
+    (key,) = (key for key in peers.keys("heads/")[0] if (head := parse_head(key)) is not None and head.seq == 3)
+    for peer in peers.peers:
+        peer.change(key, b"damaged")
+    assert run("verify", held, "mesh", bare=True).code == ExitCode.INTEGRITY
+    said = run("verify", held, "mesh", "--repair", bare=True)
+    assert said.code == 0, said.out + said.err.encode()
+
+
+def test_with_the_key(held: Path, peers: ServedPeers, run: Run) -> None:
+    assert run("verify", held, "mesh", "--read-data", "--unlock").code == 0

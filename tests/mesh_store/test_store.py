@@ -1,0 +1,257 @@
+"""What peers do as a remote beyond the contract: copies, absence, lies, orders to delete."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mesh_repair.signed_vault import SignedVault
+
+from vaultfs.errors import (
+    IntegrityError,
+    NoSpaceError,
+    ObjectMissingError,
+    RemoteRefusedError,
+    RemoteUnreachableError,
+)
+from vaultfs.mesh.client import Signed
+from vaultfs.mesh.reading import HashingFile
+from vaultfs.mesh.standing import StandingFile
+from vaultfs.mesh.store import MeshStore
+from vaultfs.remotes.bodies import MeteredSource
+from vaultfs.remotes.store import BytesSource
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.download import fetch, heads
+from vaultfs.sync.ledger import Ledger
+from vaultfs.sync.remote_layout import head_key, segment_key
+from vaultfs.sync.sealed_source import open_source
+from vaultfs.sync.upload import Target, sync
+from vaultfs.sync.verify import verify
+
+from .peers import RunningPeer
+
+Make = Callable[..., MeshStore]
+
+
+def holders(peers: list[RunningPeer], key: str) -> list[RunningPeer]:
+    return [peer for peer in peers if peer.has(key)]
+
+
+def read(store: MeshStore, key: str) -> bytes:
+    return b"".join(store.get(key))
+
+
+def spoil(peer: RunningPeer, vault: SignedVault, key: str) -> None:
+    path = peer.path(vault.vault_id, key)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def test_a_vault_goes_there_and_comes_back(store: MeshStore, vault: SignedVault, scratch: Path) -> None:
+    target = Target("mesh", store, Ledger(scratch / "ledger", vault.vault_id))
+    (outcome,) = sync(vault.layout, [target])
+    assert outcome.error is None
+    assert outcome.is_up_to_date
+    assert verify(store, read_share=1.0).problems == []
+    for head in heads(store):
+        layout = VaultLayout(scratch / f"back-{head.seq}")
+        for name, size in fetch(store, layout, head).segments:
+            assert layout.sealed_path(name).read_bytes() == vault.segments[name]
+            assert size == len(vault.segments[name])
+    (outcome,) = sync(vault.layout, [target])
+    assert (outcome.segments, outcome.manifests) == (0, 0)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5])
+def test_so_many_copies(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault, scratch: Path, replicas: int
+) -> None:
+    store = make_store(replicas)
+    for key, data in vault.objects().items():
+        store.put(key, BytesSource(data))
+    for key in vault.objects():
+        expected = replicas if key.startswith("segments/") else 3
+        assert len(holders(peers, key)) == min(expected, 3)
+    store.close()
+    short = StandingFile(scratch / "state" / "mesh.json").load().short
+    assert short == (set(vault.segments) if replicas == 5 else set())
+
+
+def test_a_peer_that_sleeps_keeps_nothing_from_being_saved(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault, scratch: Path
+) -> None:
+    """Also at the very first time, when nobody can say that it has no header."""
+    peers[0].stop()
+    peers[1].stop()
+    store = make_store()
+    target = Target("mesh", store, Ledger(scratch / "ledger", vault.vault_id))
+    (outcome,) = sync(vault.layout, [target])
+    assert outcome.error is None
+    assert outcome.is_up_to_date
+    store.close()
+    assert StandingFile(scratch / "state" / "mesh.json").load().short == set(vault.segments)
+
+
+def test_a_peer_that_was_there_may_have_the_header(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    make_store().put("vault.json", BytesSource(vault.layout.header.read_bytes()))
+    first = make_store()
+    first.put(segment_key(next(iter(vault.segments))), BytesSource(next(iter(vault.segments.values()))))
+    first.close()
+    for peer in peers[:2]:
+        peer.stop()
+    peers[2].path(vault.vault_id, "vault.json").unlink()
+    with pytest.raises(RemoteUnreachableError):
+        read(make_store(), "vault.json")
+
+
+def test_nobody_answers(store: MeshStore, peers: list[RunningPeer], vault: SignedVault) -> None:
+    for peer in peers:
+        peer.stop()
+    key = next(iter(vault.objects()))
+    with pytest.raises(RemoteUnreachableError):
+        store.put(key, BytesSource(vault.objects()[key]))
+    with pytest.raises(RemoteUnreachableError):
+        read(store, key)
+    with pytest.raises(RemoteUnreachableError):
+        list(store.list(""))
+
+
+def test_what_a_peer_has_damaged_comes_from_another(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    store = make_store(replicas=2)
+    for key, data in vault.objects().items():
+        store.put(key, BytesSource(data))
+    for name, data in vault.segments.items():
+        key = segment_key(name)
+        spoil(holders(peers, key)[0], vault, key)
+        assert read(store, key) == data
+        for peer in holders(peers, key):
+            peer.path(vault.vault_id, key).unlink()
+        with pytest.raises(ObjectMissingError):
+            read(store, key)
+
+
+def test_nothing_wrong_is_given_out(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
+    store = make_store(replicas=1)
+    name, data = next(iter(vault.segments.items()))
+    key = segment_key(name)
+    store.put(key, BytesSource(data))
+    spoil(holders(peers, key)[0], vault, key)
+    with pytest.raises(IntegrityError):
+        read(store, key)
+
+
+def test_a_part_that_was_wrong_comes_from_another_the_next_time(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    store = make_store(replicas=2)
+    name, data = next(iter(vault.segments.items()))
+    key = segment_key(name)
+    store.put(key, BytesSource(data))
+    spoil(holders(peers, key)[0], vault, key)
+    parts = {b"".join(store.get(key, offset=5, length=5)) for _ in range(2)}
+    assert parts == {data[5:10], data[5:9] + bytes([data[9] ^ 1])}
+
+
+def test_a_full_peer_is_replaced_by_another(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
+    for peer in peers[:2]:
+        peer.stop()
+        peer.quota_bytes = 50_000
+        peer.start()
+    store = make_store(replicas=2)
+    large, data = max(vault.segments.items(), key=lambda each: len(each[1]))
+    store.put(segment_key(large), BytesSource(data))
+    assert holders(peers, segment_key(large)) == [peers[2]]
+    peers[2].stop()
+    with pytest.raises((NoSpaceError, RemoteUnreachableError)):
+        make_store(replicas=2).put(segment_key(large), BytesSource(data))
+
+
+def test_a_damaged_segment_here_is_sent_to_nobody_and_read_but_twice(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    """Once for each of the two copies: what is wrong here is not tried with one peer after the other."""
+    store = make_store(replicas=1)
+    large, data = max(vault.segments.items(), key=lambda each: len(each[1]))
+    vault.spoil(large, data[:-1] + bytes([data[-1] ^ 1]))
+    passes: list[int] = []
+    with open_source(vault.layout, large, len(data)) as source:
+        real = source.open
+
+        def counted() -> Any:
+            passes.append(1)
+            return real()
+
+        source.open = counted  # type: ignore[method-assign]
+        with pytest.raises(IntegrityError, match="is damaged"):
+            store.put(segment_key(large), MeteredSource(source, lambda _count: None))
+    assert len(passes) == 1
+    assert holders(peers, segment_key(large)) == []
+
+
+def test_segments_are_deleted_by_a_signed_order(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
+    def sign(order: bytes) -> Signed:
+        return Signed(vault.device, vault.key.sign(order))
+
+    store = make_store(sign=sign)
+    for key, data in vault.objects().items():
+        store.put(key, BytesSource(data))
+    name = next(iter(vault.segments))
+    store.delete(segment_key(name))
+    assert store.size_bytes(segment_key(name)) is None
+    assert holders(peers, segment_key(name)) == []
+    store.put(segment_key(name), BytesSource(vault.segments[name]))
+    assert len(holders(peers, segment_key(name))) == 2
+    head = next(iter(vault.manifests))
+    store.delete(head_key(head))
+    assert head_key(head) not in {info.key for info in store.list("heads/")}
+
+
+def test_a_peer_that_knows_nobody(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
+    for peer in peers:
+        for grant in peer.grants.all():
+            peer.grants.remove(grant.peer, grant.vault, every=True)
+    with pytest.raises(RemoteRefusedError, match="vaultfs peer accept"):
+        make_store().put("vault.json", BytesSource(vault.layout.header.read_bytes()))
+
+
+class NearlyFull(io.RawIOBase):
+    """Takes at most some bytes at once, as a file does when the disk is nearly full; then nothing any more."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.data = b""
+        self.room = room
+
+    def write(self, data: Any, /) -> int:
+        part = bytes(data)[: min(3, self.room - len(self.data))]
+        if not part:
+            raise OSError(28, "No space left on device")
+        self.data += part
+        return len(part)
+
+
+def test_what_comes_is_kept_whole_or_refused() -> None:
+    file = NearlyFull(10)
+    sink = HashingFile(file, 100)  # type: ignore[arg-type]
+    sink.writelines([b"0123", b"45678", b"9"])
+    assert (file.data, sink.count, sink.failure) == (b"0123456789", 10, None)
+    with pytest.raises(NoSpaceError):
+        sink.writelines([b"x"])
+    assert isinstance(sink.failure, NoSpaceError)
+
+
+def test_no_more_comes_than_there_may_be() -> None:
+    sink = HashingFile(io.BytesIO(), 4)
+    sink.writelines([b"0123"])
+    with pytest.raises(IntegrityError):
+        sink.writelines([b"4"])
+    assert sink.failure is None

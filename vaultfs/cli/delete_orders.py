@@ -1,0 +1,89 @@
+"""Orders to peers to delete something, which count only with the signature of a device of the vault.
+
+So a prune of peers asks for the password; that of any other remote does not.  The key slot is opened by itself, and the
+vault is not: it may be mounted meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from vaultfs.cli.remote_place import RemotePlace
+from vaultfs.cli.remote_vault import unlocked
+from vaultfs.cli.secret_sources import SecretOptions
+from vaultfs.cli.targets import Stores
+from vaultfs.crypto.device import DeviceKey
+from vaultfs.errors import IntegrityError, UsageError, VaultError
+from vaultfs.ids import PeerId
+from vaultfs.remotes.locations import Location, parse
+from vaultfs.remotes.store import Store
+from vaultfs.sync.public_header import read_header
+from vaultfs.sync.remote_objects import read_remote_header
+
+if TYPE_CHECKING:
+    from vaultfs.mesh.client import Signed
+    from vaultfs.mesh.store import MeshStore
+
+
+class SignedOrders:
+    """Opens the stores of peers so that they can delete, with the key of the vault's present epoch.
+
+    Args:
+        device: signs.
+
+    Attributes:
+        opened: the stores that were opened.
+    """
+
+    def __init__(self, device: DeviceKey) -> None:
+        self._device: Final = device
+        self.opened: Final[list[MeshStore]] = []
+
+    @classmethod
+    def unlock(cls, place: RemotePlace, stores: Stores, options: SecretOptions | None) -> SignedOrders:
+        """Ask for the password of a vault, and take the key that signs for it.
+
+        Args:
+            place: the peers; the vault's own header is used where it is on this machine, else theirs.
+            stores: opens them, to read that.
+            options: where the secret comes from.
+
+        Raises:
+            UsageError: there is no secret, or no vault there.
+            WrongPasswordError: it does not open the vault.
+            IntegrityError: the header is not what vaultfs wrote.
+            RemoteError: the peers cannot be asked.
+        """
+        if place.layout is not None:
+            public = read_header(place.layout)
+        else:
+            found = read_remote_header(stores.open(place.url, place.options))
+            if found is None:
+                raise UsageError(f"{place.name} has no vault.json: it holds no vault")
+            public = found
+        _, keyring = unlocked(public, options, place.name)
+        if keyring.vault_id.hex() != parse(place.url).authority.lower():
+            raise IntegrityError(f"{place.name} are the peers of another vault; nothing was changed")
+        return cls(DeviceKey(keyring.current.device))
+
+    def open(self, location: Location, options: Mapping[str, str]) -> Store:
+        """The peers that a URL means, as `vaultfs.remotes.urls.StoreMaker`.
+
+        Raises:
+            VaultError: as `MeshStore.of_url`.
+        """
+        from vaultfs.mesh.store import MeshStore  # noqa: PLC0415  # loads an event loop and TLS
+
+        store = MeshStore.of_url(location, options, self._sign)
+        self.opened.append(store)
+        return store
+
+    def undone(self) -> dict[PeerId, VaultError]:
+        """The peers that have not carried out an order, and why."""
+        return {peer: error for store in self.opened for peer, error in store.undeleted.items()}
+
+    def _sign(self, data: bytes) -> Signed:
+        from vaultfs.mesh.client import Signed  # noqa: PLC0415  # loaded with the store
+
+        return Signed(self._device.public, self._device.sign(data))

@@ -1,0 +1,116 @@
+"""What the peers of a vault lack, in lines for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from vaultfs.cli.mesh_work import MeshWork
+from vaultfs.cli.output import counted, error_line, printable, say
+from vaultfs.cli.sizes import format_size
+from vaultfs.errors import VaultError
+from vaultfs.ids import PeerId
+from vaultfs.mesh.health import Health
+from vaultfs.mesh.identity import short_peer_id
+from vaultfs.mesh.looking import Look
+
+SHOWN: Final = 20
+"""Segments and snapshots that are named; JSON has them all."""
+
+
+def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] | None = None) -> None:
+    """A line for each thing that is lacking, and why, on standard error; one on standard output if nothing is."""
+    health, needs = look.health, look.needs
+    if health.is_safe:
+        size = format_size(health.needed_bytes)
+        copies = "one copy" if health.replicas == 1 else f"{health.replicas} copies"
+        say(f"{counted(health.needed_segments, 'segment')}, {size}: all have at least {copies}")
+    if health.newest is None:
+        error_line("no peer that answers has a snapshot of the vault")
+    if health.short:
+        error_line(f"{short_text(health)}, {format_size(health.missing_bytes)} are missing")
+    for name in health.lost[:SHOWN]:
+        error_line(f"lost: the segment {name} is on no peer, nor on this machine")
+    if len(health.lost) > SHOWN:
+        error_line(f"lost: and {len(health.lost) - SHOWN} more segments; --json names all")
+    for head in needs.unsent[-SHOWN:]:
+        error_line(
+            f"snapshot {head.seq} ({head.hash[:12]}) is on no peer that answers; 'vaultfs mesh replicate' sends it"
+        )
+    for head, error in list(needs.unreadable.items())[:SHOWN]:
+        error_line(f"snapshot {head.seq} ({head.hash[:12]}): nobody knows what it needs: {error}")
+    for head in needs.strange[:SHOWN]:
+        error_line(
+            f"one peer alone lists snapshot {head.seq} ({head.hash[:12]}) of the device {head.device[:12]}, which "
+            "nobody knows; it is passed over"
+        )
+    for peer, state in health.peers.items():
+        what = [
+            text
+            for is_so, text in (
+                (state.lacks_newest, "the newest snapshot"),
+                (state.lacks_header, "the current vault.json"),
+            )
+            if is_so
+        ]
+        if what:
+            error_line(f"peer {short_peer_id(peer)} lacks {' and '.join(what)}")
+    if not health.is_safe:
+        for line in _reasons(work, look, errors or {}):
+            error_line(line)
+
+
+def lacks_json(look: Look) -> dict[str, Any]:
+    """What is lacking, for machines."""
+    health, needs = look.health, look.needs
+    return {
+        "is_safe": health.is_safe,
+        "replicas": health.replicas,
+        "newest": None if health.newest is None else {"seq": health.newest.seq, "id": health.newest.hash},
+        "needed_segments": health.needed_segments,
+        "needed_bytes": health.needed_bytes,
+        "segments_by_copies": [health.copies[count] for count in sorted(health.copies)],
+        "short_segments": len(health.short),
+        "missing_bytes": health.missing_bytes,
+        "lost": list(health.lost),
+        "zones": health.zones,
+        "one_zone_segments": health.one_zone,
+        "unsent_snapshots": [{"seq": head.seq, "id": head.hash} for head in needs.unsent],
+        "unreadable_snapshots": [
+            {"seq": head.seq, "id": head.hash, "error": printable(str(error))}
+            for head, error in needs.unreadable.items()
+        ],
+        "strange_snapshots": [{"seq": head.seq, "id": head.hash, "device": head.device} for head in needs.strange],
+    }
+
+
+def _reasons(work: MeshWork, look: Look, failed: Mapping[PeerId, VaultError]) -> list[str]:
+    """Why something may have too few copies: a line for each peer that is away, full, read-only or not believed."""
+    lines = []
+    for peer in work.page.peers:
+        view = look.survey.views[peer.id]
+        who = f"peer {short_peer_id(peer.id)} at {peer.address}"
+        if view.error is not None:
+            lines.append(str(view.error) if short_peer_id(peer.id) in str(view.error) else f"{who}: {view.error}")
+        elif look.health.peers[peer.id].is_distrusted:
+            lines.append(f"{who} failed an audit, so what it holds does not count; 'vaultfs mesh audit' asks it again")
+        elif not view.takes:
+            lines.append(f"{who} lets this machine only read")
+        elif peer.id in failed:
+            lines.append(str(failed[peer.id]))
+    if len(work.page.peers) < work.page.replicas:
+        lines.append(f"there are to be {work.page.replicas} copies, and the vault has {len(work.page.peers)} peers")
+    return lines
+
+
+def short_text(health: Health) -> str:
+    """What has too few copies, in one line without an end."""
+    by_count: dict[int, int] = {}
+    for count in health.short.values():
+        by_count[count] = by_count.get(count, 0) + 1
+    parts = [
+        f"{number} with {'none' if not count else 'one' if count == 1 else count}"
+        for count, number in sorted(by_count.items())
+    ]
+    total = len(health.short)
+    return f"{total} segment{'' if total == 1 else 's'} with fewer than {health.replicas} copies ({', '.join(parts)})"

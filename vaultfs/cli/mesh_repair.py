@@ -1,0 +1,233 @@
+"""``vaultfs mesh repair``: bring what has too few copies to the peers that are to have it.  No password."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from vaultfs.cli.mesh_lacks import SHOWN, lacks_json, tell_lacks
+from vaultfs.cli.mesh_work import MeshWork, asked
+from vaultfs.cli.output import counted, emit_json, error_line, say
+from vaultfs.cli.progress import Progress, ProgressStyle, progress
+from vaultfs.cli.sizes import format_size, parse_duration
+from vaultfs.cli.targets import check_connections, parse_rate
+from vaultfs.errors import ExitCode
+from vaultfs.mesh.client import MeshClient
+from vaultfs.mesh.health import incomplete
+from vaultfs.mesh.identity import format_peer_id, short_peer_id
+from vaultfs.mesh.looking import Look, Lookout
+from vaultfs.mesh.repair_plan import RepairPlan
+from vaultfs.mesh.repairing import Repair, Repaired
+from vaultfs.mesh.spreading import Spread, Spreader
+from vaultfs.remotes.limiting import TokenBucket
+
+
+@dataclass
+class Mended:
+    """What a repair found, did, and left.
+
+    Attributes:
+        before: as it was.
+        after: as it is; the same in a dry run.
+        plan: of a dry run.
+        repaired: what was copied.
+        spread: what was put on all peers.
+    """
+
+    before: Look
+    after: Look
+    plan: RepairPlan | None
+    repaired: Repaired
+    spread: Spread
+
+
+def repair(
+    vault: str,
+    /,
+    *,
+    grace: str = "0",
+    dry_run: bool = False,
+    bwlimit: str | None = None,
+    connections: int = 4,
+    quiet: bool = False,
+    json: bool = False,
+) -> int:
+    """Bring what has too few copies to peers that lack it, from this disk or from other peers.
+
+    Needed is what the snapshots on the peers need. No password is asked for. What was copied stays, also if this is
+    interrupted.
+
+    Args:
+        vault: A vault, a folder where one is mounted, or the 32 digits of a vault's id.
+        grace: Peers that were there so lately, as in 36h or 7d, count as if they were.
+        dry_run: Copy nothing; tell what would be copied.
+        bwlimit: Bytes per second at most, as in 500K or 10M.
+        connections: So many copies at once.
+        quiet: Show no progress.
+        json: Show progress as JSON lines on standard error, and print the outcome as JSON.
+    """
+    check_connections(connections)
+    grace_ns = int(parse_duration(grace, "--grace") * 1e9)
+    rate = parse_rate(bwlimit)
+    work = MeshWork.of(vault)
+    style: ProgressStyle = "none" if quiet or dry_run else "json" if json else "auto"
+    with work.locked():
+        mended = mend(
+            work,
+            progress(f"repair {vault}", style, resumable=True),
+            grace_ns=grace_ns,
+            dry_run=dry_run,
+            rate=rate,
+            connections=connections,
+        )
+    if json:
+        emit_json(mended_json(work, mended))
+    else:
+        show(work, mended)
+    return mended_exit_code(mended)
+
+
+class _NotAllError(Exception):
+    """Something is left undone, so the progress does not end with a success."""
+
+
+def mend(work: MeshWork, bar: Progress, *, grace_ns: int, dry_run: bool, rate: int | None, connections: int) -> Mended:
+    """Look, repair, and look again.
+
+    Args:
+        work: the vault and its peers, locked.
+        bar: shows the progress.
+        grace_ns: peers that were there so lately count as if they were.
+        dry_run: only look, and plan.
+        rate: bytes per second; None: no limit.
+        connections: copies at once.
+
+    Raises:
+        KeyboardInterrupt, Terminated: a signal came; what was copied stays.
+        VaultError: no peer answers, or this machine's disk failed.
+    """
+    bucket = None if rate is None else TokenBucket(rate)
+
+    async def run(client: MeshClient) -> Mended:
+        return await _mend(client, work, bar, bucket, grace_ns=grace_ns, dry_run=dry_run, connections=connections)
+
+    with suppress(_NotAllError), bar:
+        mended = asked(work, run, hurry=_no_hurry if bucket is None else bucket.open)
+        if not mended.after.health.is_safe:
+            raise _NotAllError
+    return mended
+
+
+async def _mend(
+    client: MeshClient,
+    work: MeshWork,
+    bar: Progress,
+    bucket: TokenBucket | None,
+    *,
+    grace_ns: int,
+    dry_run: bool,
+    connections: int,
+) -> Mended:
+    here = await trio.to_thread.run_sync(work.here)
+    lookout = Lookout(client, work.page, work.file, here, work.shelf, grace_ns=grace_ns)
+    before = await lookout.look()
+    before.survey.require_any()
+    make: Callable[..., Repair] = partial(
+        Repair,
+        client,
+        work.page,
+        before.survey,
+        before.claims,
+        lookout.placement(before),
+        before.needs.segments,
+        layout=work.vault.layout,
+        local=frozenset() if here is None else frozenset(here.segments),
+    )
+    if dry_run:
+        return Mended(before, before, make().plan(), Repaired(), Spread())
+    run = make(
+        scratch=await trio.to_thread.run_sync(work.scratch),
+        take=_no_limit if bucket is None else bucket.take,
+        report=bar,
+        at_once=connections,
+    )
+    repaired = await run.run()
+    spreader = Spreader(client, work.page.vault_id, before.survey, lookout.reader, lookout.manifests)
+    spread = await spreader.run(
+        before.needs,
+        incomplete(before.needs, before.claims),
+        before.headers,
+        None if here is None else here.header.data,
+    )
+    return Mended(before, await lookout.look(), None, repaired, spread)
+
+
+def _no_limit(_count: int) -> None:
+    """Nobody has to wait."""
+
+
+def _no_hurry() -> None:
+    """Nobody waits."""
+
+
+def mended_exit_code(mended: Mended) -> ExitCode:
+    """15 if something needed is nowhere, 3 if something has too few copies or a peer lacks what is small."""
+    health = mended.after.health
+    if health.lost:
+        return ExitCode.INTEGRITY
+    return ExitCode.OK if health.is_safe else ExitCode.PARTIAL
+
+
+def show(work: MeshWork, mended: Mended) -> None:
+    """The outcome for people; what is wrong on standard error."""
+    plan, done, spread = mended.plan, mended.repaired, mended.spread
+    if plan is not None:
+        size = format_size(plan.total_bytes)
+        say(
+            f"would copy {counted(len(plan.copies), 'segment')}, {size}"
+            if plan.copies
+            else "no segment would be copied"
+        )
+        for peer, count in sorted(plan.bytes_to.items()):
+            say(f"  to peer {short_peer_id(peer)}: {format_size(count)}")
+    else:
+        parts = []
+        if done.copies:
+            parts.append(f"copied {counted(done.copies, 'segment')}, {format_size(done.bytes)}")
+        if spread.heads or spread.headers or spread.notes:
+            small = counted(spread.heads, "manifest")
+            parts.append(f"sent {small}{' and vault.json' if spread.headers else ''}")
+        say("; ".join(parts) if parts else "nothing had to be copied")
+    for name in sorted(done.damaged_here)[:SHOWN]:
+        error_line(f"the segment {name} is damaged on this machine; 'vaultfs mesh fetch --check' mends it from peers")
+    for peer, names in sorted(done.wrong.items()):
+        error_line(
+            f"peer {short_peer_id(peer)} has not, or has other bytes of, {counted(len(names), 'segment')} that it says "
+            "it holds; 'vaultfs mesh audit' asks it for proof"
+        )
+    tell_lacks(work, mended.after, {**spread.errors, **done.errors})
+
+
+def mended_json(work: MeshWork, mended: Mended) -> dict[str, Any]:
+    """The outcome for machines."""
+    plan, done, spread = mended.plan, mended.repaired, mended.spread
+    errors = {**spread.errors, **done.errors}
+    return {
+        "vault_id": work.page.vault_id.hex(),
+        "dry_run": plan is not None,
+        "planned_segments": None if plan is None else len(plan.copies),
+        "planned_bytes": None if plan is None else plan.total_bytes,
+        "copied_segments": done.copies,
+        "copied_bytes": done.bytes,
+        "sent_manifests": spread.heads,
+        "sent_headers": spread.headers,
+        "damaged_here": sorted(done.damaged_here),
+        "wrong": {format_peer_id(peer): sorted(names) for peer, names in done.wrong.items()},
+        "errors": {format_peer_id(peer): str(error) for peer, error in errors.items()},
+        **lacks_json(mended.after),
+    }

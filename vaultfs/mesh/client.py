@@ -1,0 +1,343 @@
+"""The caller's side of the mesh: every request of the protocol, to any peer of a book, over the pool.
+
+Async, for one event loop.  `vaultfs.mesh.thread` is for those who block.  Small requests share connections, bodies have
+one alone.  Disks are read and written in threads.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, Final, NamedTuple, Self
+
+import trio
+from blake3 import blake3
+
+from vaultfs.errors import RemoteError
+from vaultfs.ids import PeerId, SegmentName, VaultId
+from vaultfs.mesh.addresses import Address
+from vaultfs.mesh.connection import PeerConnection, ReadPiece, require_known
+from vaultfs.mesh.dialing import dial, peer_name
+from vaultfs.mesh.identity import Identity, format_peer_id
+from vaultfs.mesh.messages import (
+    HASH_BYTES,
+    MOST_NAMES,
+    MOST_RANGES,
+    Audit,
+    Challenge,
+    Delete,
+    Deleted,
+    Forget,
+    Have,
+    Holds,
+    List,
+    Listing,
+    Nonce,
+    Proof,
+    Range,
+    Size,
+    Stat,
+    State,
+    Statement,
+    Status,
+    Witness,
+    delete_order,
+)
+from vaultfs.mesh.pool import Pool, PoolLimits, open_pool
+from vaultfs.mesh.tls import client_context
+from vaultfs.mesh.witness import NONCE_BYTES, WitnessStatement, verify_statement
+from vaultfs.remotes.bodies import opened
+from vaultfs.remotes.store import ObjectInfo, Source
+
+PIECE_BYTES: Final = 1 << 20
+MOST_PAGES: Final = 4096
+"""Of a listing: four million objects."""
+
+
+class Signed(NamedTuple):
+    """What a device of the vault has signed.
+
+    Attributes:
+        device: its public key, 32 bytes.
+        signature: 64 bytes.
+    """
+
+    device: bytes
+    signature: bytes
+
+
+Signer = Callable[[bytes], Signed]
+"""Signs as a device of the vault; only who has the vault's key can make one."""
+
+
+@dataclass(frozen=True)
+class Contact:
+    """A peer that can be called.
+
+    Attributes:
+        peer: its id.
+        address: where it listens.
+    """
+
+    peer: PeerId
+    address: Address
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return peer_name(self.peer, self.address)
+
+
+class MeshClient:
+    """Requests to peers.
+
+    Args:
+        pool: of connections.
+        contacts: the peers.
+
+    Raises:
+        VaultError: every method, as `PeerConnection`; a peer that is not a contact is a `RemoteError`.
+    """
+
+    def __init__(self, pool: Pool[PeerConnection], contacts: Iterable[Contact]) -> None:
+        self.pool: Final = pool
+        self._contacts: Final = {contact.peer: contact for contact in contacts}
+
+    def name(self, peer: PeerId) -> str:
+        """What a peer is called in messages."""
+        return self._contacts[peer].name
+
+    async def ping(self, peer: PeerId) -> float:
+        """How many seconds a question and its answer take."""
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            began_s = trio.current_time()
+            await connection.ping()
+            return trio.current_time() - began_s
+
+    async def status(self, peer: PeerId, vault: VaultId) -> State:
+        """How much room there is for a vault."""
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            return await connection.ask(lambda number: Status(number, vault), State)
+
+    async def have(self, peer: PeerId, vault: VaultId, names: Sequence[SegmentName]) -> dict[SegmentName, int]:
+        """Which of these segments a peer says it has, and their sizes."""
+        found = {}
+        for start in range(0, len(names), MOST_NAMES):
+            batch = names[start : start + MOST_NAMES]
+            joined = bytes.fromhex("".join(batch))
+            async with self.pool.lease(peer, is_shared=True) as connection:
+                holds = await connection.ask(partial(_have, vault, joined), Holds)
+            if len(holds.sizes) != len(batch):
+                raise RemoteError(f"{self.name(peer)} answers for {len(holds.sizes)} segments instead of {len(batch)}")
+            found.update({name: size for name, size in zip(batch, holds.sizes, strict=True) if size})
+        return found
+
+    async def listing(self, peer: PeerId, vault: VaultId, prefix: str) -> list[ObjectInfo]:
+        """The objects of a vault whose keys begin so, ascending."""
+        found: list[ObjectInfo] = []
+        after = ""
+        for _ in range(MOST_PAGES):
+            async with self.pool.lease(peer, is_shared=True) as connection:
+                page = await connection.ask(partial(_list, vault, prefix, after), Listing)
+            for key, size in page.entries:
+                if key <= after or not key.startswith(prefix):
+                    raise RemoteError(f"{self.name(peer)} lists objects out of their order")
+                after = key
+                found.append(ObjectInfo(key, size))
+            if not page.has_more:
+                return found
+            if not page.entries:
+                break
+        raise RemoteError(f"{self.name(peer)} lists objects without end")
+
+    async def stat(self, peer: PeerId, vault: VaultId, key: str) -> Size:
+        """The length of an object, and its revision."""
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            return await connection.ask(lambda number: Stat(number, vault, key), Size)
+
+    async def fetch(
+        self, peer: PeerId, vault: VaultId, key: str, sink: BinaryIO, *, offset: int = 0, length: int | None = None
+    ) -> int:
+        """Write an object, or a part of it, to a file; what it holds when this raises is worth nothing.
+
+        Returns:
+            The length of the whole object, as the peer says.
+        """
+        async with self.pool.lease(peer) as connection, connection.get(vault, key, offset, length) as body:
+            if length is not None and body.body_bytes != length:
+                raise RemoteError(f"{self.name(peer)} sends {body.body_bytes} bytes of {key} instead of {length}")
+            held: list[bytes] = []
+            held_bytes = 0
+            while piece := await body.receive():
+                held.append(piece)
+                held_bytes += len(piece)
+                if held_bytes >= PIECE_BYTES:
+                    await trio.to_thread.run_sync(sink.writelines, held)
+                    held, held_bytes = [], 0
+            if held:
+                await trio.to_thread.run_sync(sink.writelines, held)
+            return body.size_bytes
+
+    async def store(
+        self,
+        peer: PeerId,
+        vault: VaultId,
+        key: str,
+        source: Source,
+        digest: bytes,
+        *,
+        if_absent: bool = False,
+        revision: int = 0,
+    ) -> int:
+        """Store an object.
+
+        Args:
+            peer: where.
+            vault: whose it is.
+            key: its name.
+            source: its bytes; opened when the peer wants them.
+            digest: BLAKE3 of them, 32 bytes.
+            if_absent: refuse to replace an object.
+            revision: of ``vault.json``; else 0.
+
+        Returns:
+            How many bytes were sent; 0: the peer had it.
+        """
+        async with _Opening(key, source) as opening, self.pool.lease(peer) as connection:
+            return await connection.put(
+                vault, key, source.size_bytes, digest, opening.open_at, if_absent=if_absent, revision=revision
+            )
+
+    async def delete(self, peer: PeerId, vault: VaultId, keys: tuple[str, ...], sign: Signer) -> int:
+        """Order that objects be deleted.
+
+        Returns:
+            How many of them were there.
+        """
+        async with self.pool.lease(peer) as connection:  # alone: the nonce is for the very next order
+            nonce = (await connection.ask(Challenge, Nonce)).nonce
+            signed = await trio.to_thread.run_sync(sign, delete_order(nonce, peer, vault, keys))
+            answer = await connection.ask(
+                lambda number: Delete(number, vault, keys, signed.device, signed.signature), Deleted
+            )
+            return answer.count
+
+    async def forget(self, peer: PeerId, vault: VaultId, key: str) -> None:
+        """Delete a note."""
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            await connection.ask(lambda number: Forget(number, vault, key), Deleted)
+
+    async def audit(self, peer: PeerId, vault: VaultId, key: bytes, ranges: Sequence[Range]) -> list[bytes]:
+        """Proofs of possession, 32 bytes for each range; zeros where the peer has it not.
+
+        Args:
+            peer: whom to ask.
+            vault: whose segments.
+            key: 32 bytes, drawn for this question.
+            ranges: at most `MOST_RANGES`.
+        """
+        if not 0 < len(ranges) <= MOST_RANGES:
+            raise ValueError(f"an audit asks for 1 to {MOST_RANGES} ranges, not {len(ranges)}")
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            proof = await connection.ask(lambda number: Audit(number, vault, key, tuple(ranges)), Proof)
+        if len(proof.digests) != len(ranges) * HASH_BYTES:
+            raise RemoteError(f"{self.name(peer)} proves {len(proof.digests)} bytes for {len(ranges)} ranges")
+        return [proof.digests[start : start + HASH_BYTES] for start in range(0, len(proof.digests), HASH_BYTES)]
+
+    async def statement(self, peer: PeerId, vault: VaultId) -> WitnessStatement:
+        """What a peer says it has seen of a vault.
+
+        Raises:
+            IntegrityError: the peer did not sign it, or it answers another question.
+        """
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        async with self.pool.lease(peer, is_shared=True) as connection:
+            answer = await connection.ask(lambda number: Witness(number, vault, nonce), Statement)
+        return verify_statement(
+            answer.statement, answer.public_key, answer.signature, vault=vault, peer=peer, nonce=nonce
+        )
+
+
+def _have(vault: VaultId, names: bytes, number: int) -> Have:
+    return Have(number, vault, names)
+
+
+def _list(vault: VaultId, prefix: str, after: str, number: int) -> List:
+    return List(number, vault, prefix, after)
+
+
+class _Opening:
+    """A source that may be opened at an offset, and is closed at the end.  An async context manager."""
+
+    def __init__(self, key: str, source: Source) -> None:
+        self._key: Final = key
+        self._source: Final = source
+        self._open: Final = ExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._open.close()  # a file that was read: nothing to wait for
+
+    async def open_at(self, offset: int) -> ReadPiece:
+        reader = await trio.to_thread.run_sync(self._open.enter_context, opened(self._key, self._source))
+        # Read and not seek: what is read may be hashed, and its end refused if that is wrong.
+        reader.is_sending = False
+        left = offset
+        while left:
+            skipped = await trio.to_thread.run_sync(reader.read, min(left, PIECE_BYTES))
+            left -= len(skipped)
+        reader.is_sending = True
+
+        async def read() -> bytes:
+            return await trio.to_thread.run_sync(reader.read, PIECE_BYTES)
+
+        return read
+
+
+@asynccontextmanager
+async def open_client(
+    identity: Identity, contacts: Iterable[Contact], limits: PoolLimits | None = None
+) -> AsyncIterator[MeshClient]:
+    """A client, whose connections are closed at the end.
+
+    Args:
+        identity: of this machine.
+        contacts: the peers.
+        limits: of the pool.
+    """
+    known: Mapping[PeerId, Contact] = {contact.peer: contact for contact in contacts}
+    context = client_context(identity)
+    own_id = format_peer_id(identity.peer_id)
+
+    async def connect(peer: PeerId) -> PeerConnection:
+        contact = known[peer]
+        connection = await dial(context, contact.address, peer)
+        try:
+            require_known(connection, own_id)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def describe(peer: PeerId) -> str:
+        return known[peer].name
+
+    async with open_pool(connect, limits or PoolLimits(), describe=describe) as pool:
+        yield MeshClient(pool, known.values())
+
+
+def proof_of(key: bytes, segment: SegmentName, offset: int, data: bytes) -> bytes:
+    """What an honest peer answers to one range of an audit; for who has the bytes.
+
+    Args:
+        key: of the audit, 32 bytes.
+        segment: the segment's name.
+        offset: of the range.
+        data: its bytes.
+    """
+    return blake3(bytes.fromhex(segment) + offset.to_bytes(8, "big") + data, key=key).digest()

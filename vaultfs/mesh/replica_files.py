@@ -1,0 +1,392 @@
+"""Files below the directory of a peer's replicas, reached part by part from one open directory.
+
+Symlinks are never followed and nothing outside is touched, whatever somebody lays there.  What is not a regular file is
+no object, and is not opened.  Names are durable when a function says so.  Messages name no path of this machine: they
+are told to callers.
+
+`vaultfs.remotes.directory` does the same for remotes that are directories.  Here the root stays open, so that a disk
+which is unplugged is an error and not another directory; listings are in order, and bytes are read at offsets.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from vaultfs.errors import NoSpaceError, RemoteError
+from vaultfs.storage.durable import write_all
+
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK})
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn every ``OSError`` of the block into an error of vaultfs.
+
+    Args:
+        what: was done, for the message, as in "store vault.json".
+
+    Raises:
+        NoSpaceError: the disk is full.
+        RemoteError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"the peer cannot {what}: {error.strerror or 'its disk failed'}"
+        if error.errno in _FULL:
+            raise NoSpaceError(message) from error
+        raise RemoteError(message) from error
+
+
+@contextmanager
+def directory(root: int, parts: Sequence[str]) -> Iterator[int | None]:
+    """A directory below the root, open; None if it is not there, or something else is.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = root
+    try:
+        for part in parts:
+            try:
+                below = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+                yield None
+                return
+            if descriptor != root:
+                os.close(descriptor)
+            descriptor = below
+        yield descriptor
+    finally:
+        if descriptor != root:
+            os.close(descriptor)
+
+
+def make_directories(root: int, parts: Sequence[str], durable: set[tuple[str, ...]]) -> None:
+    """Make the directories that are not there; their names are durable when this returns.
+
+    Names that another run made are synced too: it may have died before it did that.
+
+    Args:
+        root: where they begin.
+        parts: from there.
+        durable: those that are known to be durable; is added to.
+
+    Raises:
+        OSError: something else is in the place of one, or the disk failed.
+    """
+    descriptor = root
+    try:
+        for count, part in enumerate(parts, 1):
+            path = tuple(parts[:count])
+            if path not in durable:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=descriptor)
+            below = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
+            try:
+                if path not in durable:
+                    sync(descriptor)
+                    durable.add(path)
+            except BaseException:
+                os.close(below)
+                raise
+            if descriptor != root:
+                os.close(descriptor)
+            descriptor = below
+    finally:
+        if descriptor != root:
+            os.close(descriptor)
+
+
+def status_of(root: int, parts: Sequence[str]) -> os.stat_result | None:
+    """What lies at a path; None if nothing does.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            return None
+        try:
+            return os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+
+def is_regular(status: os.stat_result) -> bool:
+    """Whether something is a regular file."""
+    return stat.S_ISREG(status.st_mode)
+
+
+def size_bytes(root: int, parts: Sequence[str]) -> int | None:
+    """The length of a regular file; None if there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = status_of(root, parts)
+    return status.st_size if status is not None and is_regular(status) else None
+
+
+def open_file(root: int, parts: Sequence[str]) -> int:
+    """Open a regular file for reading; -1 if there is none.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            return -1
+        try:
+            if not is_regular(os.stat(parts[-1], dir_fd=above, follow_symlinks=False)):
+                return -1  # opening a FIFO or a device may do things
+            descriptor = os.open(parts[-1], _OPEN_FILE, dir_fd=above)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            return -1
+    if not is_regular(os.fstat(descriptor)):
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def create_file(root: int, parts: Sequence[str]) -> int:
+    """Make a file of this user alone, for reading and writing.
+
+    Raises:
+        OSError: something is there, or the disk failed.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return os.open(parts[-1], _CREATE_FILE, 0o600, dir_fd=above)
+
+
+def resume_file(root: int, parts: Sequence[str]) -> int:
+    """Open a regular file for reading and writing; -1 if there is none.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if size_bytes(root, parts) is None:
+        return -1
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            return -1
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(parts[-1], flags, dir_fd=above)
+
+
+def read_file(root: int, parts: Sequence[str], most_bytes: int) -> bytes | None:
+    """The bytes of a regular file, at most ``most_bytes`` + 1 of them; None if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = open_file(root, parts)
+    if descriptor < 0:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(most_bytes + 1)
+
+
+def replace_file(root: int, parts: Sequence[str], data: bytes) -> None:
+    """Write a small file so that a crash leaves the old or the new one; durable when this returns.
+
+    The directory above is there.  One writer at a time: a temporary file of a writer that died is overwritten.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        temporary = f".{parts[-1]}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=above)
+        descriptor = os.open(temporary, _CREATE_FILE, 0o600, dir_fd=above)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, parts[-1], src_dir_fd=above, dst_dir_fd=above)
+        sync(above)
+
+
+def append_file(root: int, parts: Sequence[str], data: bytes) -> None:
+    """Add to the end of a file, which is made if it is not there; nothing is synced.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        descriptor = os.open(parts[-1], _APPEND, 0o600, dir_fd=above)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def give_name(root: int, source: Sequence[str], target: Sequence[str]) -> None:
+    """Give a file another name, in place of what lies there.  Call `sync_directory` to make it durable.
+
+    Args:
+        root: where both paths begin.
+        source: the file.
+        target: its new name; the directory is there.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, source[:-1]) as here, directory(root, target[:-1]) as there:
+        if here is None or there is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        os.rename(source[-1], target[-1], src_dir_fd=here, dst_dir_fd=there)
+
+
+def remove_file(root: int, parts: Sequence[str]) -> int | None:
+    """Remove a regular file.  Call `sync_directory` to make it durable.
+
+    Returns:
+        Its length; None if there was none.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    size = size_bytes(root, parts)
+    if size is None:
+        return None
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            return None
+        try:
+            os.unlink(parts[-1], dir_fd=above)
+        except FileNotFoundError:
+            return None
+    return size
+
+
+def remove_empty_directory(root: int, parts: Sequence[str]) -> bool:
+    """Remove a directory unless something is in it; whether it was removed.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, parts[:-1]) as above:
+        if above is None:
+            return False
+        try:
+            os.rmdir(parts[-1], dir_fd=above)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR}:
+                return False
+            raise
+    return True
+
+
+def sync_file(root: int, parts: Sequence[str]) -> None:
+    """Make a file and its name durable, if it is there.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    descriptor = open_file(root, parts)
+    if descriptor >= 0:
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(root, parts[:-1])
+
+
+def sync_directory(root: int, parts: Sequence[str]) -> None:
+    """Make the names in a directory durable, if it is there.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, parts) as found:
+        if found is not None:
+            sync(found)
+
+
+def sync(descriptor: int) -> None:
+    """Make the names in an open directory durable, as far as its file system can.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what file systems say that cannot sync directories
+            raise
+
+
+def walk(root: int, parts: Sequence[str], after: str = "", prefix: str = "") -> Generator[tuple[str, int], None, None]:
+    """Paths and lengths of regular files below a directory, in ascending order of bytes.
+
+    What has a dot first is left out.  The names in one directory are held at a time for each level.
+
+    Args:
+        root: where ``parts`` begin.
+        parts: the directory.
+        after: only paths after this one.
+        prefix: what every path begins with in the result; empty, or ending with ``/``.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with directory(root, parts) as above:
+        if above is None:
+            return
+        with os.scandir(above) as entries:
+            # "a/" stands for everything in "a", and sorts after "a-b" as its paths do
+            names = sorted(
+                f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name.isascii()
+            )
+        for name in names:
+            path = prefix + name
+            if name.endswith("/"):
+                if path > after or after.startswith(path):
+                    yield from walk(above, [name[:-1]], after, path)
+            elif path > after and (size := size_bytes(above, [name])) is not None:
+                yield path, size
+
+
+def take_lock(root: int, name: str) -> int:
+    """Lock a file in a directory, as long as what is returned stays open; -1 if somebody else has it.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=root)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return -1
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

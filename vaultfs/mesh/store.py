@@ -1,0 +1,331 @@
+"""``mesh://VAULT-ID``: the peers of a vault as one remote, for sync, restore, clone, verify and healing.
+
+It holds one vault, and its id is the URL.  Which peers there are stands in this user's address book
+(`vaultfs.mesh.book`).  What is stored is spread by `vaultfs.mesh.writing` and read by `vaultfs.mesh.reading`.
+
+Where it differs from other stores, within the contract of `vaultfs.remotes.store`:
+
+- an object counts as stored when one peer has it durably, and as there if any peer that answers has it;
+- a listing is what all peers that answer list together;
+- segments and manifests are deleted only with a signer, which takes the vault's key (docs/mesh-protocol.md, section 8);
+  peers that are away keep what they have.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+from vaultfs.errors import RemoteRefusedError, RemoteUnreachableError, UsageError, VaultError
+from vaultfs.ids import PeerId, SegmentName, VaultId
+from vaultfs.mesh.asking import ask_all, worst_of
+from vaultfs.mesh.book import Book, VaultPeers
+from vaultfs.mesh.client import Contact, MeshClient, Signer
+from vaultfs.mesh.coded import CodedSegments, Held
+from vaultfs.mesh.headers import read_headers
+from vaultfs.mesh.identity import Identity, require_identity
+from vaultfs.mesh.messages import MOST_KEYS
+from vaultfs.mesh.places import book_path, identity_path, vault_state_path
+from vaultfs.mesh.reading import Reader
+from vaultfs.mesh.share_keys import SHARES_PREFIX, whole_segments
+from vaultfs.mesh.standing import StandingFile
+from vaultfs.mesh.survey import placement_of
+from vaultfs.mesh.thread import MeshThread
+from vaultfs.mesh.writing import Writer
+from vaultfs.remotes.bodies import require_range, wanted_bytes
+from vaultfs.remotes.keys import require_key, require_prefix
+from vaultfs.remotes.locations import Location, require_options
+from vaultfs.remotes.store import ObjectInfo, Source
+from vaultfs.storage.manifest_format import MAX_MANIFEST_BYTES
+from vaultfs.sync.remote_layout import (
+    BRANCHES_PREFIX,
+    CONDEMNED_PREFIX,
+    HEADER_KEY,
+    LARGEST_SEGMENT_BYTES,
+    SEGMENTS_PREFIX,
+    SPARED_PREFIX,
+    SWEEPING_PREFIX,
+    SWEPT_PREFIX,
+    parse_head,
+    parse_segment,
+    segment_key,
+)
+
+log = logging.getLogger(__name__)
+
+SCHEME: Final = "mesh"
+NOTE_PREFIXES: Final = (CONDEMNED_PREFIX, SWEPT_PREFIX, SWEEPING_PREFIX, SPARED_PREFIX, BRANCHES_PREFIX, "probe/")
+_PIECE_BYTES: Final = 1 << 20
+
+_T = TypeVar("_T")
+
+
+def mesh_url(vault_id: VaultId) -> str:
+    """The URL of a vault's peers."""
+    return f"{SCHEME}://{vault_id.hex()}"
+
+
+def vault_of_url(location: Location) -> VaultId:
+    """The vault that a URL names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    try:
+        vault = bytes.fromhex(location.authority)
+    except ValueError:
+        vault = b""
+    if len(vault) != 16 or location.path:
+        raise UsageError(
+            f"{location.url} names no vault: write mesh:// and the 32 digits of its id, which 'vaultfs status' shows"
+        )
+    return VaultId(vault)
+
+
+class MeshStore:
+    """The peers of a vault as a `vaultfs.remotes.store.Store`.
+
+    Args:
+        page: the vault's peers.
+        identity: gives that of this machine; called when the first peer is called.
+        standing: where it is remembered how the peers were.
+        scratch: a directory for files without a name; None: the system's.
+        sign: signs orders to delete; None: nothing but notes can be deleted.
+
+    Attributes:
+        undeleted: peers that have not carried out an order to delete, and why the first one.
+    """
+
+    def __init__(
+        self,
+        page: VaultPeers,
+        identity: Callable[[], Identity],
+        standing: StandingFile,
+        *,
+        scratch: Path | None = None,
+        sign: Signer | None = None,
+    ) -> None:
+        self.name = mesh_url(page.vault_id)
+        self.page: Final = page
+        self._vault: Final = page.vault_id
+        self._file: Final = standing
+        self._standing: Final = standing.load()
+        self._before: Final = standing.load()
+        self._thread: Final = MeshThread(identity, [Contact(peer.id, peer.address) for peer in page.peers])
+        self._reader: Final = Reader(page.vault_id, scratch)
+        self._peers: Final = tuple(peer.id for peer in page.peers)
+        self._coded: Final = CodedSegments(page.vault_id, self._peers, scratch)
+        self._writer: Final = Writer(page, self._standing, self._coded)
+        self._sign = sign
+        self.undeleted: Final[dict[PeerId, VaultError]] = {}
+
+    @classmethod
+    def of_url(cls, location: Location, options: Mapping[str, str], sign: Signer | None = None) -> MeshStore:
+        """The peers of the vault that a URL names, as the address book has them.
+
+        Raises:
+            UsageError: the URL names no vault, or the vault has no peers.
+            VaultError: the address book cannot be read.
+        """
+        require_options(location, options, frozenset())
+        vault = vault_of_url(location)
+        page = Book(book_path()).peers_of(vault)
+        if not page.peers:
+            raise UsageError(
+                f"this machine knows no peer of the vault {vault.hex()}; add one with "
+                f"'vaultfs peer add {vault.hex()} ID@HOST'"
+            )
+        return cls(page, partial(require_identity, identity_path()), StandingFile(vault_state_path(vault)), sign=sign)
+
+    # --- the contract
+
+    def put(self, key: str, source: Source, *, if_absent: bool = False) -> None:
+        """Store an object, as `Store.put`: a segment on as many peers as there are to be copies, all else on all."""
+        require_key(key)
+        name = parse_segment(key)
+        if name is None:
+            self._call(lambda client: self._writer.everywhere(client, key, source, if_absent=if_absent))
+        else:
+            self._call(lambda client: self._writer.segment(client, name, source, self._reader.distrusted))
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Read an object, as `Store.get`; a whole one with a hash in its name is checked before a byte is given out."""
+        require_key(key)
+        require_range(offset, length)
+        if length == 0:
+            return
+        with closing(self._open(key, offset, length)) as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+
+    def _open(self, key: str, offset: int, length: int | None) -> BinaryIO:
+        if key == HEADER_KEY:
+            data = self._call(self._header)
+            wanted = wanted_bytes(f"{key} in {self.name}", len(data), offset, length)
+            return io.BytesIO(data[offset : offset + wanted])
+        name = parse_segment(key)
+        if name is not None:
+            return self._call(lambda client: self._segment(client, name, offset, length))
+        return self._call(lambda client: self._copy(client, key, offset, length))
+
+    async def _segment(self, client: MeshClient, name: SegmentName, offset: int, length: int | None) -> BinaryIO:
+        """A segment, from a whole copy or from shares; first as the vault has them now."""
+
+        async def from_copy() -> BinaryIO:
+            return await self._copy(client, segment_key(name), offset, length)
+
+        async def from_shares() -> BinaryIO:
+            if offset or length is not None:
+                return await self._coded.part(client, name, offset, length)
+            return await self._coded.whole(client, name)
+
+        ways = [from_copy, from_shares] if self.page.coding is None else [from_shares, from_copy]
+        failures: list[VaultError] = []
+        for way in ways:
+            try:
+                return await way()
+            except VaultError as error:
+                failures.append(error)
+        raise worst_of(failures, segment_key(name))
+
+    async def _copy(self, client: MeshClient, key: str, offset: int, length: int | None) -> BinaryIO:
+        if offset or length is not None:
+            return await self._reader.part(client, self._order(key), key, offset, length)
+        digest, most_bytes = bound_of(key)
+        return await self._reader.whole(client, self._order(key), key, digest, most_bytes)
+
+    def size_bytes(self, key: str) -> int | None:
+        """The length of an object, as `Store.size_bytes`."""
+        require_key(key)
+        name = parse_segment(key)
+        return self._call(lambda client: self._size(client, key, name))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose keys begin so, as `Store.list`: what the peers that answer list together."""
+        require_prefix(prefix)
+        found = self._call(lambda client: self._listing(client, prefix))
+        return iter([ObjectInfo(key, size) for key, size in found.items()])
+
+    def delete(self, key: str) -> None:
+        """Remove an object, as `Store.delete`, from all peers that answer.
+
+        Raises:
+            RemoteRefusedError: it is no note, and there is nobody who can sign.
+        """
+        require_key(key)
+        self._call(lambda client: self._delete(client, key))
+
+    def close(self) -> None:
+        """End connections, and remember how the peers were.  Doing it twice is harmless."""
+        self._thread.close()
+        if self._standing != self._before:
+            self._before.peers, self._before.short = dict(self._standing.peers), set(self._standing.short)
+            try:
+                self._file.save(self._standing)
+            except VaultError as error:  # hints only: what was asked for is done
+                log.warning("%s", error)
+
+    # --- the parts
+
+    def _call(self, function: Callable[[MeshClient], Awaitable[_T]]) -> _T:
+        return self._thread.call(function)
+
+    def _order(self, key: str) -> Sequence[PeerId]:
+        """Whom to ask for an object: who should have it first, and everybody in the end."""
+        name = parse_segment(key)
+        if name is None:
+            return self._peers
+        views = None if self._writer.known is None else self._writer.known.views
+        ranked = placement_of(self.page, self._standing, views).ranking(name)
+        return [site.peer for site in ranked]
+
+    async def _header(self, client: MeshClient) -> bytes:
+        """The newest header that a peer has."""
+        answers = await read_headers(client, self._reader, self._vault, self._peers)
+        if answers.values:
+            return max(answers.values.values()).data
+        # Who never answered was given nothing by this machine, so it keeps nobody from saving a vault at first.
+        failures = [
+            error
+            for peer, error in answers.failures.items()
+            if self._standing.of(peer).seen_ns or not isinstance(error, RemoteUnreachableError)
+        ]
+        raise worst_of(failures or list(answers.failures.values()), HEADER_KEY)
+
+    async def _size(self, client: MeshClient, key: str, name: SegmentName | None) -> int | None:
+        async def ask(peer: PeerId) -> int | None:
+            if name is None:
+                return (await client.stat(peer, self._vault, key)).size_bytes
+            return (await client.have(peer, self._vault, [name])).get(name)
+
+        answers = await ask_all(self._peers, ask)
+        answers.require_any(key)
+        sizes = [size for size in answers.values.values() if size is not None]
+        if name is not None and not sizes:
+            return await self._coded.size_bytes(client, name)
+        return max(sizes, key=lambda size: (sizes.count(size), size), default=None)
+
+    async def _listing(self, client: MeshClient, prefix: str) -> dict[str, int]:
+        answers = await ask_all(self._peers, lambda peer: client.listing(peer, self._vault, prefix))
+        answers.require_any(f"a list of {prefix or 'all objects'}")
+        found: dict[str, int] = {}
+        for infos in answers.values.values():
+            for info in infos:
+                found[info.key] = max(info.size_bytes, found.get(info.key, 0))
+        if segment_prefix_of(prefix):
+            shares = await ask_all(self._peers, lambda peer: client.listing(peer, self._vault, SHARES_PREFIX))
+            keys = (info.key for infos in shares.values.values() for info in infos)
+            for name, size in whole_segments(keys).items():
+                if (key := segment_key(name)).startswith(prefix):
+                    found.setdefault(key, size)
+        return found
+
+    async def _delete(self, client: MeshClient, key: str) -> None:
+        sign = self._sign
+        if key.startswith(NOTE_PREFIXES):
+            answers = await ask_all(self._peers, lambda peer: client.forget(peer, self._vault, key))
+        elif sign is None:
+            raise RemoteRefusedError(
+                f"peers delete {key} only on an order that the vault's key has signed; 'vaultfs prune' asks for the "
+                "password"
+            )
+        else:
+            await self._order_deletion(client, key, sign)
+            return
+        answers.require_any(key)
+
+    async def _order_deletion(self, client: MeshClient, key: str, sign: Signer) -> None:
+        name = parse_segment(key)
+        shares: dict[PeerId, list[Held]] = {}
+        if name is not None:
+            shares = (await self._coded.locate(client, name)).values
+
+        async def order(peer: PeerId) -> int:
+            keys = (key, *(str(share.key) for share in shares.get(peer, ())))
+            return await client.delete(peer, self._vault, keys[:MOST_KEYS], sign)
+
+        orders = await ask_all(self._peers, order)
+        for peer, error in orders.failures.items():
+            self.undeleted.setdefault(peer, error)
+        orders.require_any(key)
+        if name is not None:
+            self._writer.forget([name], orders.values)
+
+
+def segment_prefix_of(prefix: str) -> bool:
+    """Whether a listing of this prefix shows segments."""
+    return SEGMENTS_PREFIX.startswith(prefix) or prefix.startswith(SEGMENTS_PREFIX)
+
+
+def bound_of(key: str) -> tuple[str | None, int]:
+    """The hash that an object must have by its name, None if that says nothing, and the most bytes it may have."""
+    name = parse_segment(key)
+    if name is not None:
+        return name, LARGEST_SEGMENT_BYTES
+    head = parse_head(key)
+    return (None if head is None else head.hash), MAX_MANIFEST_BYTES

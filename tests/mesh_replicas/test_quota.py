@@ -210,15 +210,15 @@ def test_many_at_once_stay_within(root: Path, rounds: int) -> None:
     start = threading.Barrier(16)
 
     def work(number: int, data: bytes) -> None:
-        start.wait()
+        start.wait(60)
         try:
             upload = begin(store, segment_key(data), data, caller=(ALICE, BOB)[number % 2], quota_bytes=9 * BLOCK)
             assert upload is not None
-            barrier.wait()
+            barrier.wait(60)
             send(upload, data, 1000)
             outcomes.append("stored")
         except NoSpaceError:
-            barrier.wait()
+            barrier.wait(60)
             outcomes.append("full")
 
     for number in range(rounds):

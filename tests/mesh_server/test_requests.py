@@ -42,7 +42,6 @@ from vaultfs.mesh.messages import (
     List,
     Listing,
     Message,
-    Nonce,
     Pair,
     Paired,
     Ping,

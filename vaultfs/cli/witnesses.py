@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vaultfs.mesh.book import VaultPeers
     from vaultfs.mesh.client import MeshClient
     from vaultfs.mesh.witness import Head
-    from vaultfs.mesh.witnessing import Evidence, FallenBack, Proved, Testimony
+    from vaultfs.mesh.witnessing import Evidence, FallenBack, Proved, Heard
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +125,17 @@ def require_witnessed(name: str, head: RemoteHead, keyring: Keyring, secret: Sec
     contacts = [Contact(peer.id, peer.address) for peer in page.peers]
     limits = PoolLimits(connect_timeout_s=ASK_S, wait_s=ASK_S, close_timeout_s=1.0)
 
-    async def ask() -> tuple[Testimony, Evidence]:
+    async def ask() -> tuple[Heard, Evidence]:
         async with open_client(identity, contacts, limits) as client:
-            testimony = await ask_witnesses(client, page)
-            return testimony, await prove(client, testimony)
+            heard = await ask_witnesses(client, page)
+            return heard, await prove(client, heard)
 
-    async def prove(client: MeshClient, testimony: Testimony) -> Evidence:
-        return await prove_claims(client, page.vault_id, testimony.statements.values(), shown, keys)
+    async def prove(client: MeshClient, heard: Heard) -> Evidence:
+        return await prove_claims(client, page.vault_id, heard.statements.values(), shown, keys)
 
-    testimony, evidence = completed(ask)
+    heard, evidence = completed(ask)
     names = {contact.peer: contact.name for contact in contacts}
-    _tell(names, testimony, evidence, _remember(page.vault_id, testimony))
+    _tell(names, heard, evidence, _remember(page.vault_id, heard))
     if evidence.proved:
         raise _refusal(name, head, page.vault_id, names, evidence.proved)
 
@@ -155,13 +155,13 @@ def _page(vault_id: VaultId) -> VaultPeers | None:
     return page if page.peers else None
 
 
-def _remember(vault_id: VaultId, testimony: Testimony) -> list[FallenBack]:
+def _remember(vault_id: VaultId, heard: Heard) -> list[FallenBack]:
     from vaultfs.mesh.standing import StandingFile  # noqa: PLC0415  # only with peers
     from vaultfs.mesh.witnessing import remember  # noqa: PLC0415
 
     file = StandingFile(vault_state_path(vault_id))
     standing = file.load()
-    fallen = remember(standing, testimony, time.time_ns())
+    fallen = remember(standing, heard, time.time_ns())
     try:
         file.save(standing)
     except VaultError as error:  # hints only
@@ -169,11 +169,11 @@ def _remember(vault_id: VaultId, testimony: Testimony) -> list[FallenBack]:
     return fallen
 
 
-def _tell(names: dict[PeerId, str], testimony: Testimony, evidence: Evidence, fallen: Sequence[FallenBack]) -> None:
-    if testimony.failures:
-        first = next(iter(testimony.failures.values()))
+def _tell(names: dict[PeerId, str], heard: Heard, evidence: Evidence, fallen: Sequence[FallenBack]) -> None:
+    if heard.failures:
+        first = next(iter(heard.failures.values()))
         note(
-            f"{len(testimony.failures)} of {counted(len(names), 'peer')} of the vault did not say what they have seen: "
+            f"{len(heard.failures)} of {counted(len(names), 'peer')} of the vault did not say what they have seen: "
             f"{printable(str(first))}"
         )
     for peer, (head, why) in evidence.unproved.items():

@@ -260,8 +260,8 @@ class Answers:
             raise RemoteRefusedError("the order to delete is not signed by the device that it names")
         if not self._store.may_delete(vault, message.device):
             raise RemoteRefusedError(
-                "the device may not delete here yet: seven days after its first snapshot it may, or when a person "
-                "at this peer confirms it"
+                "the device may not delete here yet: seven days after its first snapshot it may, or when a person has "
+                f"run here: vaultfs peer confirm-device {vault.hex()} {message.device.hex()}"
             )
         return self._store.delete(vault, message.keys)
 

@@ -182,8 +182,9 @@ class CodedSegments:
         failures: list[VaultError] = []
         waiting = sorted(shares)
 
-        async def fetch() -> None:
-            while waiting and len(files) < count:
+        async def fetch_one() -> None:
+            """The first of those that are left; one that cannot be had makes way for the next."""
+            while waiting:
                 index = waiting.pop(0)
                 for held in shares[index]:
                     file = stack.enter_context(self._file())
@@ -194,14 +195,14 @@ class CodedSegments:
                         failures.append(error)
                     else:
                         files[index] = file
-                        break
+                        return
 
         async with trio.open_nursery() as nursery:
             for _ in range(count):
-                nursery.start_soon(fetch)
+                nursery.start_soon(fetch_one)
         if len(files) < count:
             raise first_of(failures)
-        return dict(sorted(files.items())[:count]) if len(files) > count else files
+        return files
 
     async def _fetch(self, client: MeshClient, held: Held, most_bytes: int, file: BinaryIO) -> None:
         hashing = HashingFile(file, most_bytes)
@@ -227,29 +228,27 @@ class CodedSegments:
         failures: list[VaultError] = []
         waiting = sorted(shares)
 
-        async def fetch() -> None:
-            while waiting and len(blocks) < coded.coding.needed:
+        async def fetch_one() -> None:
+            while waiting:
                 index = waiting.pop(0)
                 for held in shares[index]:
                     file = io.BytesIO()
+                    key = str(held.key)
                     try:
-                        await client.fetch(
-                            held.peer, self._vault_id, str(held.key), file, offset=start, length=stop - start
-                        )
+                        await client.fetch(held.peer, self._vault_id, key, file, offset=start, length=stop - start)
                     except VaultError as error:
                         log.info("%s", error)
                         failures.append(error)
                     else:
                         blocks[index] = file.getvalue()
-                        break
+                        return
 
         async with trio.open_nursery() as nursery:
             for _ in range(coded.coding.needed):
-                nursery.start_soon(fetch)
+                nursery.start_soon(fetch_one)
         if len(blocks) < coded.coding.needed:
             raise first_of(failures)
-        chosen = dict(sorted(blocks.items())[: coded.coding.needed])
-        data = await trio.to_thread.run_sync(decode_stripes, coded, first, chosen)
+        data = await trio.to_thread.run_sync(decode_stripes, coded, first, blocks)
         skipped = offset - first * stripe_bytes
         return io.BytesIO(data[skipped : skipped + end - offset])
 
@@ -313,6 +312,10 @@ class CodedSegments:
         missing = [index for index in range(coded.coding.total) if index not in there]
         if not missing:
             return coded.coding.total
+        if len(there) < coded.coding.needed:
+            raise ObjectMissingError(
+                f"{len(there)} shares of the segment {coded.name} are left, and {coded.coding.needed} are needed"
+            )
         with ExitStack() as stack:
             sources = await self._fetched(client, coded, there, coded.coding.needed, stack)
             for source in sources.values():

@@ -145,11 +145,11 @@ def decode_stripes(coded: CodedSegment, first: int, shares: Mapping[int, bytes])
         shares: by index, k of them: the blocks of the same stripes, from the first one on.
 
     Raises:
-        UsageError: not k of them, or zfec is missing and parity is among them.
+        UsageError: not k of them, one that the coding has not, or zfec is missing and parity is among them.
         IntegrityError: they are not of one length, or not of whole stripes.
     """
-    if len(shares) != coded.coding.needed:
-        raise UsageError(f"a coding {coded.coding} is decoded from {coded.coding.needed} shares, not {len(shares)}")
+    if len(shares) != coded.coding.needed or not all(0 <= index < coded.coding.total for index in shares) or first < 0:
+        raise UsageError(f"a coding {coded.coding} is decoded from {coded.coding.needed} of its shares, not {[*shares]}")
     (length, *others) = {len(data) for data in shares.values()}
     order = _in_places(coded, shares)
     decoder = _zfec().Decoder(coded.coding.needed, coded.coding.total) if max(order) >= coded.coding.needed else None

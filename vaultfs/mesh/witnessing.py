@@ -81,7 +81,7 @@ class FallenBack(NamedTuple):
 
 
 @dataclass
-class Testimony:
+class Heard:
     """What peers said.
 
     Attributes:
@@ -93,7 +93,7 @@ class Testimony:
     failures: dict[PeerId, VaultError] = field(default_factory=dict)
 
 
-async def ask_witnesses(client: MeshClient, page: VaultPeers) -> Testimony:
+async def ask_witnesses(client: MeshClient, page: VaultPeers) -> Heard:
     """Ask all peers of a vault what they have seen; takes `ASK_S` at most.
 
     Args:
@@ -107,21 +107,21 @@ async def ask_witnesses(client: MeshClient, page: VaultPeers) -> Testimony:
         raise RemoteUnreachableError(f"{client.name(peer)} does not answer within {ASK_S:.0f} s")
 
     answers = await ask_all([peer.id for peer in page.peers], ask)
-    return Testimony(answers.values, answers.failures)
+    return Heard(answers.values, answers.failures)
 
 
-def remember(standing: Standing, testimony: Testimony, now_ns: int) -> list[FallenBack]:
+def remember(standing: Standing, heard: Heard, now_ns: int) -> list[FallenBack]:
     """Remember the highest number that each peer ever said, and tell which say less now.
 
     Such a peer was restored from an old backup, or lies.
 
     Args:
         standing: is told.
-        testimony: what they say now.
+        heard: what they say now.
         now_ns: since 1970.
     """
     fallen = []
-    for peer, statement in testimony.statements.items():
+    for peer, statement in heard.statements.items():
         newest = max((head.seq for head in statement.heads), default=0)
         before = standing.of(peer).newest_seq
         standing.note(peer, seen_ns=now_ns, newest_seq=max(newest, before))

@@ -322,3 +322,33 @@ def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The address book and the identity of one test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path / "config"
+
+
+@pytest.fixture(scope="session")
+def held_by_peers(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vault with three snapshots, which two peers hold; each needs data that the others do not.
+
+    With all that this machine and the peers have and know, to be copied by a test that uses it.
+    """
+    from .served_peers import ServedPeers  # loads an event loop
+
+    base = tmp_path_factory.mktemp("held")
+    shutil.copytree(template, base / "vault")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(base / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(base / "config"))
+        peers = ServedPeers.of(base)
+        try:
+            assert main(["remote", "add", str(base / "vault"), "mesh", peers.url]) == 0
+            for label in ("first", "second", "third"):
+                add_to_peers(base / "vault", label)
+        finally:
+            peers.close()
+    return base
+
+
+def add_to_peers(vault: Path, label: str) -> None:
+    """Other data, a snapshot of it, and a sync."""
+    write_file(vault, "/file", os.urandom(300_000))
+    make_snapshot(vault, label)
+    assert main(["sync", str(vault), "--quiet"]) == 0

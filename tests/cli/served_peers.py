@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import trio
 
@@ -20,6 +21,8 @@ from vaultfs.mesh.places import book_path, identity_path
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import Limits, open_listeners, serve
 from vaultfs.mesh.witness import Head
+from vaultfs.storage.layout import VaultLayout
+from vaultfs.sync.public_header import read_header
 
 PATIENCE_S = 30
 _LIMITS = Limits(closing_s=1.0, scrub_pause_s=3600.0)
@@ -148,6 +151,11 @@ class ServedPeers:
         for peer in self.peers:
             peer.start()
             self.know(peer)
+
+    @classmethod
+    def of(cls, where: Path) -> Self:
+        """Two peers of the vault in a directory."""
+        return cls(where, read_header(VaultLayout(where / "vault")).vault_id, 2)
 
     @property
     def url(self) -> str:

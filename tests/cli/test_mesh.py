@@ -123,6 +123,46 @@ def test_replicate_with_a_peer_away_says_so(home: Household, run: Run) -> None:
     assert run("status", home.vault, bare=True).code == 0
 
 
+def test_a_sync_tells_what_has_too_few_copies(home: Household, run: Run) -> None:
+    home.peers[0].stop()
+    home.peers[1].stop()
+    said = run("sync", home.vault, "--quiet", bare=True)
+    assert said.code == ExitCode.PARTIAL
+    assert "with too few copies; 'vaultfs mesh status' tells why" in said.err
+    assert b"up to date" in said.out
+    home.peers[0].start()
+    assert home.mesh("repair", "--quiet").code == 0
+    assert run("sync", home.vault, "--quiet", bare=True).code == 0
+
+
+def test_replicate_as_shares(home: Household, scratch: Path, run: Run) -> None:
+    code, said = home.mesh_json("replicate", "--coding", "2/3")
+    assert code == 0
+    assert (said["mesh"]["replicas"], said["mesh"]["is_safe"]) == (3, True)
+    home.lose(home.peers[1])
+    said_status = home.mesh("status")
+    assert said_status.code == ExitCode.PARTIAL
+    assert "with fewer than 3 shares" in said_status.err
+    code, done = home.mesh_json("repair")
+    assert code == 0
+    assert done["copied_segments"] == done["needed_segments"]
+    home.peers[0].stop()
+    said_clone = run("clone", f"mesh://{home.vault_id}", scratch / "clone", "--fill", "--quiet")
+    assert said_clone.code == 0, said_clone.err
+    assert read_file(scratch / "clone", "/file") == DATA
+    assert home.mesh("replicate", "--coding", "2/3", "--replicas", "2").code == ExitCode.USAGE
+    assert home.mesh("replicate", "--coding", "3/2").code == ExitCode.USAGE
+
+
+def test_shares_instead_of_copies_and_back(held: Household) -> None:
+    code, said = held.mesh_json("replicate", "--coding", "2/3")
+    assert (code, said["mesh"]["replicas"]) == (0, 3)
+    assert held.mesh_json("replicate")[1]["mesh"]["copied_segments"] == 0
+    code, said = held.mesh_json("replicate", "--replicas", "3")
+    assert (code, said["mesh"]["replicas"]) == (0, 3)
+    assert said["mesh"]["copied_segments"] == said["mesh"]["needed_segments"]
+
+
 def test_replicate_with_nobody_there(home: Household, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaultfs.remotes.urls.RetryPolicy", lambda: RetryPolicy(tries=1))
     for peer in home.peers:

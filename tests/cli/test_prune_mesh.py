@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,50 +10,21 @@ from pathlib import Path
 import pytest
 
 import vaultfs
-from vaultfs.cli.main import main
 from vaultfs.errors import ExitCode
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.grants import Grant
-from vaultfs.storage.layout import VaultLayout
-from vaultfs.sync.public_header import read_header
 from vaultfs.sync.remote_layout import parse_head, parse_segment, segment_key
 
-from .conftest import PASSWORD, Run, make_snapshot, write_file
+from .conftest import PASSWORD, Run, add_to_peers
 from .served_peers import ServedPeers
 
 DAY_NS = 24 * 3600 * 10**9
 
 
-def serving(where: Path) -> ServedPeers:
-    """Two peers of the vault in a directory."""
-    return ServedPeers(where, read_header(VaultLayout(where / "vault")).vault_id, 2)
-
-
-@pytest.fixture(scope="module")
-def prepared(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vault with three snapshots, which two peers hold; each needs data that the others do not.
-
-    And all that this machine and the peers have and know.
-    """
-    base = tmp_path_factory.mktemp("held")
-    shutil.copytree(template, base / "vault")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(base / "state"))
-        patch.setenv("XDG_CONFIG_HOME", str(base / "config"))
-        peers = serving(base)
-        try:
-            assert main(["remote", "add", str(base / "vault"), "mesh", peers.url]) == 0
-            for number in range(3):
-                add_snapshot(base / "vault", str(number))
-        finally:
-            peers.close()
-    return base
-
-
 @pytest.fixture
-def peers(prepared: Path, tmp_path: Path, own_config: Path) -> Iterator[ServedPeers]:
-    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    served = serving(tmp_path)
+def peers(held_by_peers: Path, tmp_path: Path, own_config: Path) -> Iterator[ServedPeers]:
+    shutil.copytree(held_by_peers, tmp_path, dirs_exist_ok=True)
+    served = ServedPeers.of(tmp_path)
     yield served
     served.close()
 
@@ -63,12 +33,6 @@ def peers(prepared: Path, tmp_path: Path, own_config: Path) -> Iterator[ServedPe
 def held(peers: ServedPeers, tmp_path: Path) -> Path:
     """The vault."""
     return tmp_path / "vault"
-
-
-def add_snapshot(vault: Path, label: str) -> None:
-    write_file(vault, "/file", os.urandom(300_000))
-    make_snapshot(vault, label)
-    assert main(["sync", str(vault), "--quiet"]) == 0
 
 
 def heads(keys: set[str]) -> set[int]:
@@ -192,7 +156,7 @@ def test_a_new_device_may_delete_after_seven_days(held: Path, peers: ServedPeers
     """Whoever rotates the key is a new device to the peers; for seven days its orders do not count."""
     rotated = run("key", "rotate", held, "--passfile", passfile, bare=True)
     assert rotated.code == 0, rotated.err
-    add_snapshot(held, "of the new key")
+    add_to_peers(held, "of the new key")
     before = peers.keys("segments/")
     said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
     assert said.code == ExitCode.REMOTE_REFUSED

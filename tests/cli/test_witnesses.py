@@ -26,15 +26,10 @@ from vaultfs.remotes.store import BytesSource
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.sync.local_vault import list_manifests
-from vaultfs.sync.public_header import read_header
 from vaultfs.sync.remote_layout import RemoteHead, head_key
 
 from .conftest import PASSWORD, Run, make_snapshot, read_file, write_file
 from .served_peers import ServedPeer, ServedPeers
-
-
-def serving(where: Path) -> ServedPeers:
-    return ServedPeers(where, read_header(VaultLayout(where / "vault")).vault_id, 2)
 
 
 def add_snapshot(vault: Path, text: bytes) -> None:
@@ -52,7 +47,7 @@ def prepared(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(base / "state"))
         patch.setenv("XDG_CONFIG_HOME", str(base / "config"))
-        peers = serving(base)
+        peers = ServedPeers.of(base)
         try:
             assert main(["remote", "add", vault, "mesh", peers.url]) == 0
             assert main(["remote", "add", vault, "disk", (base / "disk").as_uri()]) == 0
@@ -70,7 +65,7 @@ def peers(prepared: Path, tmp_path: Path, own_config: Path) -> Iterator[ServedPe
     """On a machine that knows the peers, and nothing of the vault."""
     for name in ("vault", "disk", "config", "peer0", "peer1"):
         shutil.copytree(prepared / name, tmp_path / name, dirs_exist_ok=True)
-    served = serving(tmp_path)
+    served = ServedPeers.of(tmp_path)
     yield served
     served.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.mesh.auditing import (
     LARGEST_RANGE_BYTES,
     MOST_FAILURES,
+    MOST_SAMPLES,
     SMALLEST_RANGE_BYTES,
     PeerAudit,
     Verdict,
@@ -22,7 +24,7 @@ from vaultfs.mesh.auditing import (
     remember,
 )
 from vaultfs.mesh.messages import MOST_AUDITED_BYTES, MOST_RANGES, Range
-from vaultfs.mesh.standing import PeerStanding, Standing
+from vaultfs.mesh.standing import PeerStanding, Standing, StandingFile
 
 from .peers import peer_id
 
@@ -136,7 +138,7 @@ def test_failures_of_a_peer_are_bounded() -> None:
 def test_a_failure_is_remembered_until_as_much_is_proved() -> None:
     standing = Standing({peer_id(0): PeerStanding(1, 2, 3)})
     remember(standing, [audit_of(failed=True)], NOW_NS)
-    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS, 2, 3, NOW_NS, 200)
+    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS, 2, 3, NOW_NS, 200, NOW_NS)
     remember(standing, [audit_of(proven=199)], NOW_NS + 1)
     assert standing.of(peer_id(0)).failed_audit_ns == NOW_NS
     remember(standing, [audit_of(error=RemoteUnreachableError("away"))], NOW_NS + 2)
@@ -144,24 +146,25 @@ def test_a_failure_is_remembered_until_as_much_is_proved() -> None:
     remember(standing, [audit_of(proven=0, uncompared=200)], NOW_NS + 2)
     assert standing.of(peer_id(0)).failed_audit_ns == NOW_NS
     remember(standing, [audit_of()], NOW_NS + 3)
-    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS + 3, 2, 3)
+    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS + 3, 2, 3, audited_ns=NOW_NS + 3)
 
 
 def test_a_smaller_failure_does_not_make_a_larger_one_forgotten() -> None:
     standing = Standing()
     remember(standing, [audit_of(asked=1000, failed=True)], NOW_NS)
     remember(standing, [audit_of(asked=10, failed=True)], NOW_NS + 1)
-    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS + 1, 0, 0, NOW_NS + 1, 1000)
+    assert standing.of(peer_id(0)) == PeerStanding(NOW_NS + 1, 0, 0, NOW_NS + 1, 1000, NOW_NS + 1)
     remember(standing, [audit_of(proven=999)], NOW_NS + 2)
     assert standing.of(peer_id(0)).failed_audit_ns
 
 
-def test_a_range_of_every_segment_is_enough() -> None:
+def test_what_is_remembered_can_be_proved_by_choosing_so_many() -> None:
+    """However many segments there were when all were asked for."""
     standing = Standing()
-    remember(standing, [audit_of(asked=1000, failed=True)], NOW_NS)
-    remember(standing, [audit_of(proven=299, uncompared=1, is_complete=True)], NOW_NS)
+    remember(standing, [audit_of(asked=10 * MOST_SAMPLES, failed=True)], NOW_NS)
+    remember(standing, [audit_of(proven=MOST_SAMPLES - 1)], NOW_NS)
     assert standing.of(peer_id(0)).failed_audit_ns == NOW_NS
-    remember(standing, [audit_of(proven=300, is_complete=True)], NOW_NS)
+    remember(standing, [audit_of(proven=MOST_SAMPLES)], NOW_NS)
     assert not standing.of(peer_id(0)).failed_audit_ns
     assert not standing.of(peer_id(0)).failed_audit_samples
 
@@ -170,3 +173,29 @@ def test_who_holds_nothing_is_left_as_it_was() -> None:
     standing = Standing({peer_id(0): PeerStanding(1, 2, 3, 4, 5)})
     remember(standing, [PeerAudit(peer_id(0))], NOW_NS)
     assert standing.of(peer_id(0)) == PeerStanding(1, 2, 3, 4, 5)
+
+
+# --- commands that run at the same time
+
+
+def test_a_sync_that_began_before_an_audit_does_not_forget_it(tmp_path: Path) -> None:
+    file = StandingFile(tmp_path / "state" / "mesh.json")
+    file.save(Standing({peer_id(0): PeerStanding(1, 2, 3)}))
+    sync = file.load()
+    audit = file.load()
+    remember(audit, [audit_of(failed=True)], NOW_NS)
+    audit.note(peer_id(0), newest_seq=9)
+    audit.note(peer_id(1), newest_seq=4)
+    file.save(audit)
+    sync.note(peer_id(0), seen_ns=NOW_NS + 5, capacity_bytes=7)
+    sync.short = {SegmentName("ab" * 32)}
+    file.save(sync)
+    found = file.load()
+    assert found.of(peer_id(0)) == PeerStanding(NOW_NS + 5, 7, 9, NOW_NS, 200, NOW_NS)
+    assert found.of(peer_id(1)).newest_seq == 4
+    assert found.short == sync.short
+    # and the next audit, which proves as much, counts
+    remember(found, [audit_of()], NOW_NS + 6)
+    file.save(found)
+    file.save(sync)
+    assert file.load().of(peer_id(0)) == PeerStanding(NOW_NS + 5, 7, 9, audited_ns=NOW_NS + 6)

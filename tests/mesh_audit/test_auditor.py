@@ -34,7 +34,7 @@ class Scene:
         for name, data in self.segments.items():
             self.mesh.give(name, data, *range(peers))
         self.layout = VaultLayout(where / "vault")
-        self.layout.root.mkdir()
+        self.layout.root.mkdir(parents=True)
         self.layout.create_directories()
         self.needed: dict[SegmentName, int] = {}
         if is_here:
@@ -386,6 +386,45 @@ async def test_the_next_is_asked_when_one_goes_away(away: Scene) -> None:
         away.mesh.at(1).patience = 1  # what it has
         report = await away.audit(0)
         assert report.peers[peer_id(0)].proven == 100
+
+
+async def test_absent_is_no_answer_that_has_to_be_settled(away: Scene) -> None:
+    """Who says so itself need not be proved to lie, and no segment is fetched for it."""
+    away.mesh.at(2).proves = zeros
+    away.mesh.at(1).segments.clear()
+    report = await away.audit(0)
+    assert away.verdicts(report) == [Verdict.UNPROVEN, None, Verdict.FAILED]
+    assert away.fetches == 0
+
+
+async def test_who_has_failed_is_asked_last(tmp_path: Path) -> None:
+    """The first one is found to lie by the second; then the others are enough for the third."""
+    for _ in range(6):
+        scene = Scene(tmp_path / str(_), 4, is_here=False)
+        scene.draw = random.Random(_)
+        scene.mesh.at(0).proves = noise
+        await scene.audit(0)
+        scene.mesh.at(0).ranges.clear()
+        await scene.audit(0, 3)
+        assert len(scene.mesh.at(0).ranges) == 100
+
+
+async def test_who_has_failed_costs_no_more(away: Scene) -> None:
+    """Once it is known to lie, nobody is asked for its sake."""
+    away.mesh.at(0).proves = zeros
+    await away.audit(0)
+    assert not away.mesh.at(1).ranges
+    assert not away.mesh.at(2).ranges
+
+
+async def test_where_a_liar_agrees_it_counts(tmp_path: Path) -> None:
+    """It has all but one segment, and there is nobody else to compare with."""
+    scene = Scene(tmp_path, 2, is_here=False)
+    scene.mesh.at(0).segments[scene.names[0]] = bytes(len(scene.segments[scene.names[0]]))
+    report = await scene.audit(samples=None)
+    assert scene.verdicts(report) == [Verdict.FAILED, Verdict.PROVEN]
+    honest = report.peers[peer_id(1)]
+    assert (honest.proven, honest.uncompared) == (COUNT - 1, 1)
 
 
 async def test_peers_that_differ_about_a_size(away: Scene) -> None:

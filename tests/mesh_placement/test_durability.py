@@ -162,7 +162,7 @@ def test_a_peer_takes_no_more_than_its_line_carries() -> None:
 def test_what_is_interrupted_is_sent_again() -> None:
     simulation = queueing_mesh(1)
     simulation.run(24.5)
-    alone, *others = simulation._peers
+    *others, alone = simulation._peers
     for each in others:
         each.absent_since_h = 24.5
     # Neither does anybody take a copy who is away, nor is one read from there.

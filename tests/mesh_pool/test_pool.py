@@ -165,17 +165,27 @@ async def test_one_that_does_not_answer_a_ping_is_replaced(
 async def test_a_dial_that_takes_too_long_fails(autojump_clock: MockClock) -> None:
     network = Network(dial_s=11)
     async with pool_of(network) as pool:
-        with pytest.raises(RemoteUnreachableError, match=r"peer-A did not answer within 10 s; .* again in 0\.5 s"):
+        with pytest.raises(RemoteUnreachableError, match=r"^peer-A did not answer within 10 s$"):
             async with pool.lease(A):
                 raise AssertionError
         assert trio.current_time() == 10
         assert network.dialling == 0
 
 
+async def test_a_long_pause_is_told(autojump_clock: MockClock) -> None:
+    network = Network(refusals={A: RemoteRefusedError("no")})
+    async with pool_of(network) as pool:
+        for pause_s, text in ((0.5, "^no$"), (1.0, "^no; peer-A is tried again in 1 s$"), (0.0, "again in 2 s$")):
+            with pytest.raises(RemoteRefusedError, match=text):
+                async with pool.lease(A):
+                    raise AssertionError
+            await trio.sleep(pause_s)
+
+
 async def test_a_connection_that_is_closed_from_the_first_is_a_failure(autojump_clock: MockClock) -> None:
     network = Network(closes_at_once=True)
     async with pool_of(network) as pool:
-        with pytest.raises(RemoteUnreachableError, match="peer-A closed the connection as soon as it began; peer-A is"):
+        with pytest.raises(RemoteUnreachableError, match=r"^peer-A closed the connection as soon as it began$"):
             async with pool.lease(A):
                 raise AssertionError
         assert network.dials == [A], "it is not dialled again and again"
@@ -186,10 +196,8 @@ async def test_a_connection_that_is_closed_from_the_first_is_a_failure(autojump_
 async def test_a_peer_that_fails_is_left_alone_for_a_while(autojump_clock: MockClock) -> None:
     network = Network(refusals={A: RemoteRefusedError("peer-A does not trust this machine")})
     async with pool_of(network) as pool:
-        for pause_s in (0.5, 0.3):
-            with pytest.raises(
-                RemoteRefusedError, match=rf"^peer-A does not trust this machine; peer-A is tried again in {pause_s} s$"
-            ):
+        for _ in range(2):
+            with pytest.raises(RemoteRefusedError, match=r"^peer-A does not trust this machine$"):
                 async with pool.lease(A):
                     raise AssertionError
             await trio.sleep(0.2)

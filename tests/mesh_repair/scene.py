@@ -93,7 +93,7 @@ class Scene:
         repaired = await self.repair_of(look, lookout).run()
         spreader = Spreader(self.mesh, self.vault.vault_id, look.survey, lookout.reader, lookout.manifests)
         own = self.vault.layout.header.read_bytes() if self.is_here else None
-        spread = await spreader.run(look.needs, incomplete(look.needs, look.claims), look.headers, own)
+        spread = await spreader.run(look.needs, incomplete(look.needs, look.survey), look.headers, own)
         return repaired, spread, await lookout.look()
 
     def give(self, *numbers: int) -> None:

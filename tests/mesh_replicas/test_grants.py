@@ -118,6 +118,19 @@ def test_a_file_that_does_not_change_is_read_once(path: Path, monkeypatch: pytes
     assert reads == 5
 
 
+def test_a_file_that_was_away_and_is_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every file system notes in a file's times that it got another name."""
+    server = Grants(path, lambda: 1 << 62)
+    server.add(grant())
+    mark = server._look()
+    monkeypatch.setattr(server, "_look", lambda: mark if path.exists() else None)
+    assert server.lookup(ALICE, VAULT) == grant()
+    away = path.rename(path.with_name("away"))
+    assert server.lookup(ALICE, VAULT) is None
+    away.rename(path)
+    assert server.lookup(ALICE, VAULT) == grant()
+
+
 def content() -> dict[str, Any]:
     entry = {
         "peer": format_peer_id(ALICE),

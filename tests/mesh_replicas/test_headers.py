@@ -17,7 +17,7 @@ def test_revisions_rise(store: ReplicaStore, root: Path) -> None:
     put(store, KEY, header(filler="a"), revision=3)
     for revision in (1, 2, 3):
         with pytest.raises(ObjectExistsError):
-            put(store, KEY, header(filler="b"), revision=revision)
+            begin(store, KEY, header(filler="b"), revision=revision)
     assert store.stat(VAULT, KEY) == (len(header(filler="a")), 3)
     assert put(store, KEY, header(filler="b"), revision=4)
     assert (read(store, KEY), store.stat(VAULT, KEY)[1]) == (header(filler="b"), 4)

@@ -35,6 +35,10 @@ from vaultfs.errors import (
     RemoteError,
     RemoteRefusedError,
 )
+from vaultfs.mesh.partial_uploads import Upload
+from vaultfs.mesh.replica_keys import ObjectKey
+from vaultfs.mesh.replica_names import ObjectNames
+from vaultfs.mesh.replica_vault import HeldVault
 from vaultfs.mesh.replicas import ReplicaStore
 
 SHARE = "shares/" + "7" * 64 + "/2-3-0-100000-{}"
@@ -267,6 +271,52 @@ def test_a_damaged_segment_counts_as_missing_and_is_replaced(store: ReplicaStore
         assert path.read_bytes() == damage
         assert put(store, key, data, if_absent=True)
         assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(100_000)])
+def test_what_was_damaged_when_it_was_counted(store: ReplicaStore, root: Path, damage: bytes) -> None:
+    data = data_of(1, 50_000)
+    key = put_segment(store, data)
+    (root / VAULT.hex() / key).write_bytes(damage)
+    store.close()
+    again = ReplicaStore.open(root, None, reserve_bytes=0)
+    assert put(again, key, data)
+    check(root, again)
+    again.close()
+
+
+def test_the_end_of_one_transfer_does_not_touch_the_next(
+    store: ReplicaStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object is deleted and comes again while the first thread is not quite through with it."""
+    data = data_of(1, 50_000)
+    key = segment_key(data)
+    sync = ObjectNames.sync
+    others: list[Upload | None] = []
+
+    def begin_another(names: ObjectNames, held: HeldVault, wanted: ObjectKey) -> None:
+        sync(names, held, wanted)
+        monkeypatch.undo()
+        store.delete(VAULT, [key])
+        others.append(begin(store, key, data))
+
+    monkeypatch.setattr(ObjectNames, "sync", begin_another)
+    put_segment(store, data)
+    others.append(begin(store, key, data))
+    for upload in others:
+        assert upload is not None
+        assert upload.offset == 0
+        upload.write(data[:20_000])
+    for upload in others:
+        assert upload is not None
+        send_rest(upload, data)
+    assert read(store, key) == data
+    check(root, store)
+
+
+def send_rest(upload: Upload, data: bytes) -> None:
+    upload.write(data[upload.received_bytes :])
+    upload.finish()
 
 
 def test_who_was_faster(store: ReplicaStore, root: Path) -> None:

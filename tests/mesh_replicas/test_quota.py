@@ -109,10 +109,15 @@ def test_what_was_interrupted_gives_way_the_oldest_first(store: ReplicaStore, ro
         begin(store, segment_key(large), large, caller=BOB, quota_bytes=6 * BLOCK)
     assert put(store, segment_key(large), large, quota_bytes=10 * BLOCK)
     assert store.usage(ALICE) == 9 * BLOCK
+    exact = data_of(10, BLOCK)
+    assert put(store, segment_key(exact), exact, quota_bytes=10 * BLOCK)
     last = begin(store, segment_key(interrupted[2]), interrupted[2])
     assert last is not None
     assert last.offset == 2 * BLOCK
     last.abort(keep=True)
+    check(root, store)
+    assert put(store, segment_key(b"x"), b"x", quota_bytes=9 * BLOCK)  # all that was interrupted, and no more
+    assert store.usage(ALICE) == 9 * BLOCK
     check(root, store)
 
 

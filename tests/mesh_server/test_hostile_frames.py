@@ -50,6 +50,7 @@ async def test_after_hello(peer: Peer, said: bytes) -> None:
         await caller.ask(Ping(1), Pong)
         await caller.say(said)
         assert (await caller.hears_failure_and_end()).code is Code.NOT_UNDERSTOOD
+        caller.stream.abort()
         await peer.until_connections(1)
         await other.ask(Ping(1), Pong)
 

@@ -210,6 +210,9 @@ def test_the_highest_number_ever_is_remembered() -> None:
     assert standing.of(first).newest_seq == 8
     assert remember(standing, heard(second), 10) == []
     assert standing.of(second) == PeerStanding(10)
+    assert FallenBack(first, 7, 3).text.startswith(
+        "has seen snapshot 7 once, and now says that it has seen only snapshot 3"
+    )
     assert remember(standing, heard(first), 11) == [FallenBack(first, 8, 0)]
 
 

@@ -60,7 +60,7 @@ def _remote_state(layout: VaultLayout, remote: Remote) -> dict[str, Any]:
             store.close()
     except VaultError as error:
         return {**state, "is_complete": False, "error": str(error)}
-    short = _short_segments(layout, remote)
+    short = short_segments(layout, remote)
     return {
         **state,
         "is_complete": lack.is_nothing and not short,
@@ -73,8 +73,13 @@ def _remote_state(layout: VaultLayout, remote: Remote) -> dict[str, Any]:
     }
 
 
-def _short_segments(layout: VaultLayout, remote: Remote) -> int | None:
-    """How many segments had too few copies when peers were asked last; None: the remote is no peers."""
+def short_segments(layout: VaultLayout, remote: Remote) -> int | None:
+    """How many segments had too few copies when peers were asked last; None: the remote is no peers.
+
+    Args:
+        layout: the vault.
+        remote: one of its remotes.
+    """
     if not remote.url.startswith("mesh:"):
         return None
     from vaultfs.mesh.places import vault_state_path  # noqa: PLC0415  # few vaults have peers

@@ -141,7 +141,7 @@ def _show(page: VaultPeers, report: AuditReport) -> None:
     proven = [each for each in report.peers.values() if each.verdict is Verdict.PROVEN]
     if proven:
         least = min(proven, key=_chance)
-        percent = int(_chance(least) * 100)
+        percent = min(99, round(_chance(least) * 100))
         what = f"with a probability of {percent} %" if _chance(least) < 1 else "for certain"
         say(f"A peer that had lost 1 % of the segments it claims would have been found {what}.")
     fetched = f", and {format_size(report.fetched_bytes)} of segments" if report.fetched_bytes else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,14 +22,15 @@ SHOWN: Final = 20
 def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] | None = None) -> None:
     """A line for each thing that is lacking, and why, on standard error; one on standard output if nothing is."""
     health, needs = look.health, look.needs
+    unit = "copies" if work.page.coding is None else "shares"
     if health.is_safe:
         size = format_size(health.needed_bytes)
-        copies = "one copy" if health.replicas == 1 else f"{health.replicas} copies"
+        copies = "one copy" if health.replicas == 1 else f"{health.replicas} {unit}"
         say(f"{counted(health.needed_segments, 'segment')}, {size}: all have at least {copies}")
     if health.newest is None:
         error_line("no peer that answers has a snapshot of the vault")
     if health.short:
-        error_line(f"{short_text(health)}, {format_size(health.missing_bytes)} are missing")
+        error_line(f"{_short_text(health, unit)}; {format_size(health.missing_bytes)} are missing")
     for name in health.lost[:SHOWN]:
         error_line(f"lost: the segment {name} is on no peer, nor on this machine")
     if len(health.lost) > SHOWN:
@@ -98,19 +100,19 @@ def _reasons(work: MeshWork, look: Look, failed: Mapping[PeerId, VaultError]) ->
             lines.append(f"{who} lets this machine only read")
         elif peer.id in failed:
             lines.append(str(failed[peer.id]))
-    if len(work.page.peers) < work.page.replicas:
-        lines.append(f"there are to be {work.page.replicas} copies, and the vault has {len(work.page.peers)} peers")
+    if len(work.page.peers) < look.health.replicas:
+        unit = "copies" if work.page.coding is None else "shares"
+        lines.append(f"there are to be {look.health.replicas} {unit}, and the vault has {len(work.page.peers)} peers")
     return lines
 
 
-def short_text(health: Health) -> str:
-    """What has too few copies, in one line without an end."""
-    by_count: dict[int, int] = {}
-    for count in health.short.values():
-        by_count[count] = by_count.get(count, 0) + 1
-    parts = [
-        f"{number} with {'none' if not count else 'one' if count == 1 else count}"
-        for count, number in sorted(by_count.items())
-    ]
-    total = len(health.short)
-    return f"{total} segment{'' if total == 1 else 's'} with fewer than {health.replicas} copies ({', '.join(parts)})"
+def _short_text(health: Health, unit: str) -> str:
+    """What has too few copies, in one line without an end.
+
+    Args:
+        health: says it.
+        unit: copies, or shares.
+    """
+    by_count = Counter(health.short.values())
+    parts = [f"{by_count[count]} with {count or 'none'}" for count in sorted(by_count)]
+    return f"{counted(len(health.short), 'segment')} with fewer than {health.replicas} {unit}: {', '.join(parts)}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import trio
@@ -18,11 +16,12 @@ from vaultfs.cli.sizes import format_size, parse_duration
 from vaultfs.cli.targets import check_connections, parse_rate
 from vaultfs.errors import ExitCode
 from vaultfs.mesh.client import MeshClient
+from vaultfs.mesh.coded_repair import CodedRepair
 from vaultfs.mesh.health import incomplete
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
+from vaultfs.mesh.local_copy import LocalCopy
 from vaultfs.mesh.looking import Look, Lookout
-from vaultfs.mesh.repair_plan import RepairPlan
-from vaultfs.mesh.repairing import Repair, Repaired
+from vaultfs.mesh.repairing import Planned, Repair, Repaired
 from vaultfs.mesh.spreading import Spread, Spreader
 from vaultfs.remotes.limiting import TokenBucket
 
@@ -41,7 +40,7 @@ class Mended:
 
     before: Look
     after: Look
-    plan: RepairPlan | None
+    plan: Planned | None
     repaired: Repaired
     spread: Spread
 
@@ -137,34 +136,61 @@ async def _mend(
     lookout = Lookout(client, work.page, work.file, here, work.shelf, grace_ns=grace_ns)
     before = await lookout.look()
     before.survey.require_any()
-    make: Callable[..., Repair] = partial(
-        Repair,
-        client,
-        work.page,
-        before.survey,
-        before.claims,
-        lookout.placement(before),
-        before.needs.segments,
-        layout=work.vault.layout,
-        local=frozenset() if here is None else frozenset(here.segments),
-    )
+    run = _repair_of(client, work, lookout, before, here, bar, bucket, connections)
     if dry_run:
-        return Mended(before, before, make().plan(), Repaired(), Spread())
-    run = make(
-        scratch=await trio.to_thread.run_sync(work.scratch),
-        take=_no_limit if bucket is None else bucket.take,
-        report=bar,
-        at_once=connections,
-    )
+        return Mended(before, before, run.planned(), Repaired(), Spread())
     repaired = await run.run()
     spreader = Spreader(client, work.page.vault_id, before.survey, lookout.reader, lookout.manifests)
     spread = await spreader.run(
         before.needs,
-        incomplete(before.needs, before.claims),
+        incomplete(before.needs, before.survey),
         before.headers,
         None if here is None else here.header.data,
     )
     return Mended(before, await lookout.look(), None, repaired, spread)
+
+
+def _repair_of(
+    client: MeshClient,
+    work: MeshWork,
+    lookout: Lookout,
+    look: Look,
+    here: LocalCopy | None,
+    bar: Progress,
+    bucket: TokenBucket | None,
+    connections: int,
+) -> Repair | CodedRepair:
+    layout, local = work.vault.layout, frozenset() if here is None else frozenset(here.segments)
+    placement, needed = lookout.placement(look), look.needs.segments
+    if work.page.coding is not None:
+        return CodedRepair(
+            client,
+            work.page,
+            work.page.coding,
+            look.survey,
+            look.claims,
+            placement,
+            needed,
+            layout=layout,
+            local=local,
+            scratch=work.scratch(),
+            report=bar,
+            at_once=connections,
+        )
+    return Repair(
+        client,
+        work.page,
+        look.survey,
+        look.claims,
+        placement,
+        needed,
+        layout=layout,
+        local=local,
+        scratch=work.scratch(),
+        take=_no_limit if bucket is None else bucket.take,
+        report=bar,
+        at_once=connections,
+    )
 
 
 def _no_limit(_count: int) -> None:
@@ -187,18 +213,17 @@ def show(work: MeshWork, mended: Mended) -> None:
     """The outcome for people; what is wrong on standard error."""
     plan, done, spread = mended.plan, mended.repaired, mended.spread
     if plan is not None:
-        size = format_size(plan.total_bytes)
+        size = format_size(plan.bytes)
         say(
-            f"would copy {counted(len(plan.copies), 'segment')}, {size}"
-            if plan.copies
-            else "no segment would be copied"
+            f"would copy {counted(plan.segments, 'segment')}, {size}" if plan.segments else "no segment would be copied"
         )
         for peer, count in sorted(plan.bytes_to.items()):
             say(f"  to peer {short_peer_id(peer)}: {format_size(count)}")
     else:
         parts = []
         if done.copies:
-            parts.append(f"copied {counted(done.copies, 'segment')}, {format_size(done.bytes)}")
+            what = counted(done.copies, "segment" if work.page.coding is None else "share")
+            parts.append(f"copied {what}, {format_size(done.bytes)}")
         if spread.heads or spread.headers or spread.notes:
             small = counted(spread.heads, "manifest")
             parts.append(f"sent {small}{' and vault.json' if spread.headers else ''}")
@@ -210,6 +235,8 @@ def show(work: MeshWork, mended: Mended) -> None:
             f"peer {short_peer_id(peer)} has not, or has other bytes of, {counted(len(names), 'segment')} that it says "
             "it holds; 'vaultfs mesh audit' asks it for proof"
         )
+    for failure in done.failures[:SHOWN]:
+        error_line(str(failure))
     tell_lacks(work, mended.after, {**spread.errors, **done.errors})
 
 
@@ -220,8 +247,8 @@ def mended_json(work: MeshWork, mended: Mended) -> dict[str, Any]:
     return {
         "vault_id": work.page.vault_id.hex(),
         "dry_run": plan is not None,
-        "planned_segments": None if plan is None else len(plan.copies),
-        "planned_bytes": None if plan is None else plan.total_bytes,
+        "planned_segments": None if plan is None else plan.segments,
+        "planned_bytes": None if plan is None else plan.bytes,
         "copied_segments": done.copies,
         "copied_bytes": done.bytes,
         "sent_manifests": spread.heads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +15,9 @@ from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sync_work import SyncWork, make_snapshot, tell_age
 from vaultfs.cli.targets import Stores, check_connections, parse_rate, vault_of
 from vaultfs.errors import ExitCode, UsageError
-from vaultfs.mesh.book import Book
+from vaultfs.mesh.book import MOST_REPLICAS, Book
 from vaultfs.mesh.places import book_path
+from vaultfs.mesh.share_format import Coding
 from vaultfs.mesh.store import mesh_url
 from vaultfs.remotes.configured import load_remotes
 
@@ -27,6 +29,7 @@ def replicate(
     /,
     *,
     replicas: int | None = None,
+    coding: str | None = None,
     snapshot: bool = False,
     bwlimit: str | None = None,
     connections: int = 4,
@@ -42,6 +45,7 @@ def replicate(
     Args:
         path: A vault, or a folder where one is mounted.
         replicas: From now on so many peers hold each segment, 1 to 32; as before if not given, 2 at first.
+        coding: From now on shares instead of copies, as in 4/7: seven shares, of which any four are enough.
         snapshot: If the vault is not mounted, open it with its password, and make a snapshot first.
         bwlimit: Bytes per second at most, as in 500K or 10M.
         connections: So many objects at once.
@@ -52,6 +56,11 @@ def replicate(
     show_warnings()
     check_connections(connections)
     rate = parse_rate(bwlimit)
+    if replicas is not None and not 1 <= replicas <= MOST_REPLICAS:
+        raise UsageError(f"--replicas: {replicas} is not from 1 to {MOST_REPLICAS}")
+    if replicas is not None and coding is not None:
+        raise UsageError("--replicas and --coding exclude each other: it is copies or shares")
+    shares = None if coding is None else _usable(Coding.parse(coding))
     layout, mount = vault_of(path)
     work = MeshWork.of(str(path))
     remote = work.remote
@@ -60,8 +69,8 @@ def replicate(
             f"{path} has no remote that is its peers; add it with "
             f"'vaultfs remote add {path} {REMOTE_NAME} {mesh_url(work.page.vault_id)}'"
         )
-    if replicas is not None:
-        Book(book_path()).set_replicas(work.page.vault_id, replicas)
+    if replicas is not None or shares is not None:
+        Book(book_path()).set_replicas(work.page.vault_id, replicas or work.page.replicas, shares)
         work = MeshWork.of(str(path))
     style: ProgressStyle = "none" if quiet else "json" if json else "auto"
     made = make_snapshot(path, mount, wants_one=snapshot, secret=secret)
@@ -72,9 +81,9 @@ def replicate(
         sent = SyncWork(layout, [remote], stores, others)
         bar = progress(f"replicate {path}", style, resumable=True)
         sent.copy(bar, check=False, dry_run=False, fork=False, connections=connections)
-    sync_code = sent.exit_code(is_dry=False)
+    sync_code = sent.exit_code(is_dry=False, is_short_allowed=True)
     if not json:
-        sent.show(is_dry=False)
+        sent.show(is_dry=False, is_short_allowed=True)
     if sync_code not in _OTHER_FAILURES:  # no peer answers, or another history is there: nothing is to be mended
         if json:
             emit_json({"vault": str(layout.root), "snapshot": made, "sync": sent.as_json()[0], "mesh": None})
@@ -100,3 +109,14 @@ def replicate(
     else:
         show(work, mended)
     return max(sync_code, mended_exit_code(mended))
+
+
+def _usable(coding: Coding) -> Coding:
+    """The same, if this machine can make such shares.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if coding.total > coding.needed and importlib.util.find_spec("zfec") is None:
+        raise UsageError("--coding: the library zfec is not installed; install vaultfs[erasure]")
+    return coding

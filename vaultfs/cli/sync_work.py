@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from vaultfs.cli.backup_state import short_segments
 from vaultfs.cli.live import request
 from vaultfs.cli.mounts import LiveMount
 from vaultfs.cli.output import counted, error_line, note, printable, say
@@ -95,6 +96,7 @@ class SyncWork:
     ) -> None:
         self._layout = layout
         self._stores = stores
+        self._remotes = {remote.name: remote for remote in remotes}
         self._urls = {remote.name: redacted(remote.url) for remote in remotes}
         self._counting: dict[str, CountingStore] = {}
         self._targets: list[Target] = []
@@ -159,9 +161,16 @@ class SyncWork:
             for each in self._outcomes
         ]
 
-    def show(self, *, is_dry: bool) -> None:
-        """The outcomes, for people: a line for each; errors on standard error."""
+    def show(self, *, is_dry: bool, is_short_allowed: bool = False) -> None:
+        """The outcomes, for people: a line for each; errors on standard error.
+
+        Args:
+            is_dry: as for `exit_code`.
+            is_short_allowed: as for `exit_code`.
+        """
         for each in self._outcomes:
+            if not is_dry and not is_short_allowed and (short := self._short(each)):
+                note(f"{each.name}: {counted(short, 'segment')} with too few copies; 'vaultfs mesh status' tells why")
             contents = f"{counted(each.segments, 'segment')} and {counted(each.manifests, 'snapshot')}"
             amount = f"{contents}, {format_size(each.bytes)}"
             is_something = bool(each.segments or each.manifests)
@@ -176,12 +185,23 @@ class SyncWork:
             elif each.error is None:
                 say(f"{each.name}: not up to date" if not is_dry else f"{each.name}: lacks a current vault.json")
 
-    def exit_code(self, *, is_dry: bool) -> int:
-        """Of the whole command: that of all remotes if all failed, 3 if some did or if anything is still missing."""
+    def exit_code(self, *, is_dry: bool, is_short_allowed: bool = False) -> int:
+        """Of the whole command: that of all remotes if all failed, 3 if some did or if anything is still missing.
+
+        Args:
+            is_dry: it was a dry run.
+            is_short_allowed: whether peers have enough copies of everything is looked at later.
+        """
         codes = [ExitCode.OK if is_dry and each.error is None else self._code(each) for each in self._outcomes]
+        if not is_dry and not is_short_allowed and any(self._short(each) for each in self._outcomes):
+            codes.append(ExitCode.PARTIAL)
         if ExitCode.OK in codes:
             return ExitCode.OK if set(codes) == {ExitCode.OK} else ExitCode.PARTIAL
         return max(codes)
+
+    def _short(self, outcome: TargetOutcome) -> int:
+        """How many segments have too few copies, if the remote is peers; known once the stores are closed."""
+        return 0 if outcome.error is not None else short_segments(self._layout, self._remotes[outcome.name]) or 0
 
     def _code(self, outcome: TargetOutcome) -> ExitCode:
         """Of one remote; 3 if it has the newest snapshot and only lacks older ones, which maybe nobody can send."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vaultfs.mesh.book import VaultPeers
     from vaultfs.mesh.client import MeshClient
     from vaultfs.mesh.witness import Head
-    from vaultfs.mesh.witnessing import Evidence, FallenBack, Proved, Heard
+    from vaultfs.mesh.witnessing import Evidence, FallenBack, Heard, Proved
 
 log = logging.getLogger(__name__)
 
@@ -182,16 +182,7 @@ def _tell(names: dict[PeerId, str], heard: Heard, evidence: Evidence, fallen: Se
             f"and does not prove it, so that counts for nothing: {printable(why)}"
         )
     for each in fallen:
-        note(f"warning: {printable(names[each.peer])} {fallen_text(each)}")
-
-
-def fallen_text(fallen: FallenBack) -> str:
-    """What to say of a peer that has seen less than it had before; after its name."""
-    now = f"only snapshot {fallen.now}" if fallen.now else "none"
-    return (
-        f"has seen snapshot {fallen.before} once, and now says that it has seen {now}: it was restored from an old "
-        "backup, or lies"
-    )
+        note(f"warning: {printable(names[each.peer])} {each.text}")
 
 
 def _refusal(

@@ -1,8 +1,10 @@
 """The mesh: peers that hold replicas of sealed segments and manifests for each other, and cannot read them.
 
-``identity``, ``tls``, ``frames``, ``messages``     who is who, and how they speak (docs/mesh-protocol.md)
-``pool_policy``, ``backoff``, ``pool``              connections, kept and shared
-``placement``, ``repair_plan``, ``simulation``      who holds what, and what to do when that changes: pure
-``server``, ``replicas``, ``grants``                the peer that stores for others
-``client``, ``store``                               the vault's side; a mesh is a remote like any other
+``identity``, ``tls``, ``frames``, ``messages``, ``connection``   who is who, and how they speak (docs/mesh-protocol.md)
+``pool``, ``pool_policy``, ``pool_queue``, ``backoff``            connections, kept and shared
+``server``, ``conversation``, ``replicas``, ``grants``            the peer that stores for others
+``placement``, ``repair_plan``, ``health``, ``needs``             who holds what, and what is lacking: pure but for the last
+``book``, ``client``, ``survey``, ``store``                       the machine with the vault; a mesh is a remote like any other
+``writing``, ``reading``, ``repairing``, ``coded``, ``erasure``   copies and shares, made and mended
+``auditor``, ``witnessing``                                       peers that do not tell the truth
 """

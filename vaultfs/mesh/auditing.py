@@ -175,7 +175,7 @@ class PeerAudit:
 
 
 def remember(standing: Standing, audits: Iterable[PeerAudit], now_ns: int) -> None:
-    """Remember who has failed; forget it of who has proved at least as many ranges since, or one of every segment.
+    """Remember who has failed; forget it of who has proved at least as many ranges since.
 
     A peer whose failure was found without a range, by a wrong size, has to prove one.
 
@@ -187,10 +187,11 @@ def remember(standing: Standing, audits: Iterable[PeerAudit], now_ns: int) -> No
     for audit in audits:
         before = standing.of(audit.peer)
         if audit.verdict is Verdict.FAILED:
-            samples = max(audit.asked, before.failed_audit_samples)
-            standing.note(audit.peer, seen_ns=now_ns, failed_audit_ns=now_ns, failed_audit_samples=samples)
+            samples = max(min(audit.asked, MOST_SAMPLES), before.failed_audit_samples)
+            standing.note(
+                audit.peer, seen_ns=now_ns, audited_ns=now_ns, failed_audit_ns=now_ns, failed_audit_samples=samples
+            )
         elif audit.verdict is Verdict.PROVEN:
-            standing.note(audit.peer, seen_ns=now_ns)
-            is_enough = audit.proven >= before.failed_audit_samples or (audit.is_complete and not audit.uncompared)
-            if before.failed_audit_ns and is_enough:
+            standing.note(audit.peer, seen_ns=now_ns, audited_ns=now_ns)
+            if before.failed_audit_ns and audit.proven >= before.failed_audit_samples:
                 standing.note(audit.peer, failed_audit_ns=0, failed_audit_samples=0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vaultfs.ids import PeerId, SegmentName
+from vaultfs.mesh.share_format import CodedSegment, Coding
 from vaultfs.mesh.standing import Standing
-from vaultfs.mesh.survey import Survey
+from vaultfs.mesh.survey import PeerView, Survey
 
 Held = Mapping[SegmentName, int]
 """Segments that a peer says it holds, and their sizes in bytes."""
@@ -73,3 +74,29 @@ def copies_of(needed: Mapping[SegmentName, int], holdings: Collection[Held]) -> 
             if needed.get(name) == size_bytes:
                 copies[name] = copies.get(name, 0) + 1
     return copies
+
+
+def share_counts(
+    needed: Mapping[SegmentName, int], coding: Coding, views: Iterable[PeerView]
+) -> dict[SegmentName, int]:
+    """How many different shares of each needed segment some peers list; segments without any are left out."""
+    found: dict[SegmentName, set[int]] = {}
+    for view in views:
+        for name, keys in view.shares.items():
+            for key in keys:
+                if key.coded.coding == coding and key.coded.size_bytes == needed.get(name):
+                    found.setdefault(name, set()).add(key.index)
+    return {name: len(indexes) for name, indexes in found.items()}
+
+
+def readable(views: Iterable[PeerView]) -> set[SegmentName]:
+    """The segments that some peers have as a whole, or enough shares of."""
+    names: set[SegmentName] = set()
+    shares: dict[CodedSegment, set[int]] = {}
+    for view in views:
+        names.update(view.segments)
+        for keys in view.shares.values():
+            for key in keys:
+                shares.setdefault(key.coded, set()).add(key.index)
+    names.update(coded.name for coded, indexes in shares.items() if len(indexes) >= coded.coding.needed)
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import Final
 
@@ -42,14 +43,22 @@ async def dial(context: ssl.SSLContext, address: Address, expected: PeerId | Non
         try:
             socket = await trio.open_tcp_stream(address.host, address.port)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise RemoteUnreachableError(f"{what} cannot be reached: {reason}") from error
+            raise RemoteUnreachableError(f"{what} cannot be reached: {_reason(error)}") from error
         try:
             return await _greet(context, socket, address, what, expected)
         except BaseException:
             socket.socket.close()  # at once: nothing is to be said any more
             raise
     raise RemoteUnreachableError(f"{what} cannot be reached: it does not answer within {DIAL_S:.0f} s")
+
+
+def _reason(error: OSError) -> str:
+    """Why nobody could be called; trio keeps that of each address in what an error came from."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    found = cause if isinstance(cause, OSError) and cause.errno is not None else error
+    return os.strerror(found.errno).lower() if found.errno is not None and found.errno > 0 else str(error)
 
 
 async def _greet(

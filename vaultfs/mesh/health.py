@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from vaultfs.ids import PeerId, SegmentName
-from vaultfs.mesh.claims import Claims, copies_of
+from vaultfs.mesh.claims import Claims, copies_of, readable, share_counts
 from vaultfs.mesh.needs import Needs
+from vaultfs.mesh.share_format import CodedSegment, Coding
 from vaultfs.mesh.survey import Survey
 from vaultfs.sync.remote_layout import RemoteHead, head_key
 
@@ -22,7 +23,7 @@ class PeerHealth:
     """One peer.
 
     Attributes:
-        segments: needed ones that it says it holds.
+        segments: needed ones that it says it holds, or has a share of.
         bytes: of these.
         newest: the number of the newest snapshot that it lists; None: none.
         lacks_newest: it answers, and does not list the newest one of all.
@@ -95,6 +96,7 @@ def assess(
     needs: Needs,
     replicas: int,
     *,
+    coding: Coding | None = None,
     local: Container[SegmentName] = (),
     headers: Mapping[PeerId, bytes] | None = None,
     header: bytes | None = None,
@@ -106,15 +108,23 @@ def assess(
         claims: what of it counts.
         needs: what is needed.
         replicas: how many copies of each segment.
+        coding: shares instead of copies; then what is said of copies is meant of shares.
         local: the segments that lie on this machine.
         headers: the ``vault.json`` of the peers that have one.
         header: the one that all should have; None: nobody knows it, and no peer lacks it.
     """
+    if coding is not None:
+        replicas = coding.total
     health = Health(replicas, unsent=len(needs.unsent), unreadable=len(needs.unreadable), newest=needs.newest)
     health.present = len(survey.present)
     counted = claims.counted
     copies = copies_of(needs.segments, counted.values())
     elsewhere = copies_of(needs.segments, (*claims.distrusted.values(), *claims.gone.values()))
+    enough = 1
+    if coding is not None:
+        enough = coding.needed
+        elsewhere |= copies
+        copies = share_counts(needs.segments, coding, [survey.views[peer] for peer in claims.present])
     health.needed_segments = len(needs.segments)
     health.needed_bytes = sum(needs.segments.values())
     health.copies = dict.fromkeys(range(replicas + 1), 0)
@@ -123,14 +133,16 @@ def assess(
         health.copies[min(count, replicas)] += 1
         if count < replicas:
             health.short[name] = count
-            health.missing_bytes += (replicas - count) * size
-            if not count and not claims.unknown and name not in elsewhere and name not in local:
+            part = size if coding is None else CodedSegment(name, size, coding).share_bytes
+            health.missing_bytes += (replicas - count) * part
+            if count < enough and name not in elsewhere and name not in local and not _may_return(claims, coding):
                 health.lost.append(name)
     health.lost.sort()
-    _assess_zones(health, survey, claims, needs)
+    _assess_zones(health, survey, claims, needs, is_coded=coding is not None)
     for peer, view in survey.views.items():
         held = counted.get(peer) or claims.distrusted.get(peer) or claims.gone.get(peer, {})
         sizes = [size for name, size in held.items() if needs.segments.get(name) == size]
+        sizes += [keys[0].coded.share_bytes for name, keys in view.shares.items() if keys and name in needs.segments]
         listed = [head for head, size in needs.heads.items() if view.heads.get(head_key(head)) == size]
         health.peers[peer] = PeerHealth(
             segments=len(sizes),
@@ -144,24 +156,32 @@ def assess(
     return health
 
 
-def _assess_zones(health: Health, survey: Survey, claims: Claims, needs: Needs) -> None:
+def _may_return(claims: Claims, coding: Coding | None) -> bool:
+    """Whether peers that do not answer may have anything at all: of shares they have not told."""
+    return bool(claims.unknown) or (coding is not None and bool(claims.away or claims.gone or claims.distrusted))
+
+
+def _assess_zones(health: Health, survey: Survey, claims: Claims, needs: Needs, *, is_coded: bool) -> None:
     zone_of = {peer: view.known.zone or peer for peer, view in survey.views.items()}
     zones_of: dict[SegmentName, set[object]] = {}
     for peer, held in claims.counted.items():
         for name, size in held.items():
             if needs.segments.get(name) == size:
                 zones_of.setdefault(name, set()).add(zone_of[peer])
+    for peer in claims.present if is_coded else ():
+        for name in survey.views[peer].shares:
+            zones_of.setdefault(name, set()).add(zone_of[peer])
     health.zones = len(set(chain.from_iterable(zones_of.values())))
-    if len(set(zone_of.values())) > 1 and health.replicas > 1:
+    if len(set(zone_of.values())) > 1 and health.replicas > 1 and not is_coded:
         health.one_zone = sum(len(zones) == 1 and name not in health.short for name, zones in zones_of.items())
 
 
-def incomplete(needs: Needs, claims: Claims) -> set[RemoteHead]:
+def incomplete(needs: Needs, survey: Survey) -> set[RemoteHead]:
     """Snapshots of which no peer that answers has some segments, even now: their manifests stay where they are.
 
     Args:
         needs: as they were found.
-        claims: as they are now.
+        survey: as it is now.
     """
-    held = copies_of(needs.segments, (*claims.present.values(), *claims.distrusted.values()))
-    return {head for head, names in needs.awaited.items() if not all(name in held for name in names)}
+    held = readable(survey.present)
+    return {head for head, names in needs.awaited.items() if not names <= held}

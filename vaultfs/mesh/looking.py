@@ -117,6 +117,7 @@ class Lookout:
             claims,
             needs,
             self._page.replicas,
+            coding=self._page.coding,
             local=() if self._here is None else self._here.segments,
             headers={peer: header.data for peer, header in headers.items()},
             header=own or (max(headers.values()).data if headers else None),

@@ -22,6 +22,7 @@ import trio
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, ObjectMissingError, RemoteError, VaultError
 from vaultfs.ids import PeerId, SegmentName, VaultId
+from vaultfs.mesh.claims import readable
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.local_copy import LocalCopy
 from vaultfs.mesh.manifest_check import check_manifest
@@ -190,7 +191,7 @@ async def find_needs(
         dropped -= {each.hash for each in here.manifests[-1:]}  # a vault's present is never given up
         await _add_local(needs, here, listed, dropped)
     devices = _known_devices(listed.values(), here)
-    held = frozenset(name for view in survey.present for name in view.segments)
+    held = readable(survey.present)
     for digest in sorted(listed, key=lambda each: (listed[each].head.seq, each)):
         each = listed[digest]
         if digest in dropped:

@@ -247,7 +247,8 @@ class Pool(Generic[_C]):
     def _error(self, claim: _Claim[_C], fail: Fail) -> VaultError:
         peer = self._describe(claim.peer)
         if fail.failure is not None:
-            return fail.failure.kind(f"{fail.failure.text}; {peer} is tried again in {fail.retry_in_s:.1f} s")
+            again = f"; {peer} is tried again in {fail.retry_in_s:.0f} s" if fail.retry_in_s >= 1 else ""
+            return fail.failure.kind(f"{fail.failure.text}{again}")
         if fail.reason is Reason.TOO_LATE:
             return RemoteUnreachableError(
                 f"no connection to {peer} was free within {claim.wait_s:g} s; try again later, or do less at once"

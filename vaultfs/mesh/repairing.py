@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import trio
 
@@ -51,8 +51,24 @@ AT_ONCE: Final = 4
 MOST_FAILURES: Final = 3
 """A peer that could not be reached so often is left out for the rest."""
 
+_STEP_BYTES: Final = 1 << 16
+
 Report = Callable[[int, int], None]
 """Is given bytes done and bytes in all, in whatever thread."""
+
+
+class Planned(NamedTuple):
+    """What there is to do, in numbers.
+
+    Attributes:
+        segments: so many copies, or so many segments that lack shares.
+        bytes: of what would be sent.
+        bytes_to: by peer, of copies; shares are given out as there is room.
+    """
+
+    segments: int
+    bytes: int
+    bytes_to: Mapping[PeerId, int]
 
 
 @dataclass
@@ -60,11 +76,12 @@ class Repaired:
     """What became of it.
 
     Attributes:
-        copies: how many were made.
+        copies: how many were made; or shares.
         bytes: of these.
         errors: of peers that failed or refused, the first of each.
         damaged_here: segments on this machine that are not what their names say.
         wrong: by peer, segments that it said it has, and has not, or has other bytes of.
+        failures: why shares could not be stored; a few of the reasons.
     """
 
     copies: int = 0
@@ -72,6 +89,7 @@ class Repaired:
     errors: dict[PeerId, VaultError] = field(default_factory=dict)
     damaged_here: set[SegmentName] = field(default_factory=set)
     wrong: dict[PeerId, set[SegmentName]] = field(default_factory=dict)
+    failures: list[VaultError] = field(default_factory=list)
 
 
 class Repair:
@@ -139,6 +157,11 @@ class Repair:
             self._distrusted,
             self._claims.away.keys() | {peer for peer in holdings if not self._is_usable(peer)},
         )
+
+    def planned(self) -> Planned:
+        """The same in numbers."""
+        plan = self.plan()
+        return Planned(len(plan.copies), plan.total_bytes, plan.bytes_to)
 
     async def run(self) -> Repaired:
         """Do it.
@@ -344,11 +367,14 @@ class _Counted:
         self._sent = 0
 
     def sent(self, count: int) -> None:
-        """So many go out now."""
-        self._meter.take(count)
-        count = min(count, self._size - self._sent)
-        self._sent += count
-        self._meter.add(count)
+        """So many go out now; with a limit, in small steps, so that people see that it goes on."""
+        while count > 0:
+            step = min(count, _STEP_BYTES)
+            count -= step
+            self._meter.take(step)
+            step = min(step, self._size - self._sent)
+            self._sent += step
+            self._meter.add(step)
 
     def finish(self) -> None:
         """It is there, however much had to be sent."""

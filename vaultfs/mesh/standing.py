@@ -40,6 +40,7 @@ class _StoredPeer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     newest_seq: _Number
     failed_audit_ns: _Number
     failed_audit_samples: _Number = 0
+    audited_ns: _Number = 0
 
 
 class _StoredFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -58,6 +59,7 @@ class PeerStanding:
         newest_seq: the highest snapshot that it has ever witnessed.
         failed_audit_ns: when it failed to prove what it claims; 0: never, or it has been proved since.
         failed_audit_samples: how many ranges it was asked for then; fewer do not clear it.
+        audited_ns: when an audit found out something about it last.
     """
 
     seen_ns: int = 0
@@ -65,6 +67,19 @@ class PeerStanding:
     newest_seq: int = 0
     failed_audit_ns: int = 0
     failed_audit_samples: int = 0
+    audited_ns: int = 0
+
+    def with_later(self, other: PeerStanding) -> PeerStanding:
+        """The same, with what somebody else has learned meanwhile of audits and witnesses."""
+        merged = replace(self, newest_seq=max(self.newest_seq, other.newest_seq))
+        if other.audited_ns <= self.audited_ns:
+            return merged
+        return replace(
+            merged,
+            audited_ns=other.audited_ns,
+            failed_audit_ns=other.failed_audit_ns,
+            failed_audit_samples=other.failed_audit_samples,
+        )
 
 
 @dataclass
@@ -119,13 +134,17 @@ class StandingFile:
         return Standing(known, {SegmentName(name) for name in stored.short})
 
     def save(self, standing: Standing) -> None:
-        """Remember it.
+        """Remember it; what others have learned of audits and witnesses, since it was loaded, stays.
 
         Raises:
             NoSpaceError, ReadOnlyError, StorageError: it is not remembered.
         """
-        peers = {peer.hex(): _StoredPeer(**asdict(each)) for peer, each in standing.peers.items()}
         with self._file.locked():
+            now = self.load()
+            peers = {
+                peer.hex(): _StoredPeer(**asdict(each.with_later(now.of(peer))))
+                for peer, each in (now.peers | standing.peers).items()
+            }
             self._file.save(_StoredFile(FORMAT_VERSION, peers, tuple(sorted(standing.short)[:_MOST_SHORT])))
 
     def load_held(self, peer: PeerId) -> dict[SegmentName, int]:

@@ -79,6 +79,15 @@ class FallenBack(NamedTuple):
     before: int
     now: int
 
+    @property
+    def text(self) -> str:
+        """What to say of it, after its name."""
+        now = f"only snapshot {self.now}" if self.now else "none"
+        return (
+            f"has seen snapshot {self.before} once, and now says that it has seen {now}: it was restored from an old "
+            "backup, or lies"
+        )
+
 
 @dataclass
 class Heard:

@@ -386,6 +386,8 @@ async def test_the_next_is_asked_when_one_goes_away(away: Scene) -> None:
         away.mesh.at(1).patience = 1  # what it has
         report = await away.audit(0)
         assert report.peers[peer_id(0)].proven == 100
+        assert away.verdicts(report) == [Verdict.PROVEN, None, None]
+    assert away.fetches == 0
 
 
 async def test_absent_is_no_answer_that_has_to_be_settled(away: Scene) -> None:
@@ -437,6 +439,25 @@ async def test_peers_that_differ_about_a_size(away: Scene) -> None:
     report = await away.audit(1, samples=10)
     assert report.peers[peer_id(1)].verdict is Verdict.PROVEN
     assert report.peers[peer_id(1)].proven == 10
+
+
+async def test_a_wrong_size_of_bytes_that_are_right(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 2, is_here=False)
+    name = scene.names[0]
+    for number in range(2):
+        scene.mesh.at(number).segments = {name: scene.segments[name]}
+    scene.mesh.at(0).listed[name] = len(scene.segments[name]) - 1
+    report = await scene.audit(0, samples=3)
+    assert scene.verdicts(report) == [Verdict.FAILED, None]
+
+
+async def test_who_sends_without_end_lies_also_when_the_other_is_gone(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 2, is_here=False)
+    scene.mesh.at(0).proves = noise
+    scene.mesh.at(0).sends = lambda name: bytes(LARGEST_SEGMENT_BYTES + 1)
+    scene.mesh.at(1).patience = 2
+    report = await scene.audit(0)
+    assert scene.verdicts(report) == [Verdict.FAILED, None]
 
 
 async def test_the_one_with_the_wrong_size_is_blamed_and_not_the_one_that_is_audited(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 ``identity``, ``tls``, ``frames``, ``messages``, ``connection``   who is who, and how they speak (docs/mesh-protocol.md)
 ``pool``, ``pool_policy``, ``pool_queue``, ``backoff``            connections, kept and shared
 ``server``, ``conversation``, ``replicas``, ``grants``            the peer that stores for others
-``placement``, ``repair_plan``, ``health``, ``needs``             who holds what, and what is lacking: pure but for the last
-``book``, ``client``, ``survey``, ``store``                       the machine with the vault; a mesh is a remote like any other
+``placement``, ``repair_plan``, ``health``, ``needs``             who holds what, and what is lacking
+``book``, ``client``, ``survey``, ``store``                       the machine with the vault; a mesh is a remote
 ``writing``, ``reading``, ``repairing``, ``coded``, ``erasure``   copies and shares, made and mended
 ``auditor``, ``witnessing``                                       peers that do not tell the truth
 """

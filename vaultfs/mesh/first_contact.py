@@ -51,11 +51,9 @@ async def look(identity: Identity, address: Address, expected: PeerId, vault: Va
         began_s = trio.current_time()
         await connection.ping()
         round_trip_s = trio.current_time() - began_s
-        if not connection.is_known:
-            return Visit(round_trip_s, None)
         try:
             return Visit(round_trip_s, await connection.ask(lambda number: Status(number, vault), State))
-        except RemoteRefusedError:  # it knows this machine, but not for this vault
+        except RemoteRefusedError:
             return Visit(round_trip_s, None)
 
     return await _visited(identity, address, expected, talk)

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from vaultfs.errors import ExitCode
+from vaultfs.cli.mesh_work import MeshWork, asked
+from vaultfs.errors import ExitCode, IntegrityError
 from vaultfs.ids import VaultId
 from vaultfs.mesh.book import Book
+from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
 from vaultfs.mesh.places import book_path, vault_state_path
 from vaultfs.mesh.standing import StandingFile
@@ -335,6 +338,24 @@ def test_two_at_once(held: Household, verb: str) -> None:
         said = held.mesh(verb, "--quiet")
     assert said.code == ExitCode.LOCKED
     assert "wait until it is done" in said.err
+
+
+def test_whoever_waits_is_woken_however_it_ends(home: Household) -> None:
+    work = MeshWork.of(str(home.vault))
+    woken: list[str] = []
+
+    async def succeed(_client: MeshClient) -> int:
+        await trio.lowlevel.checkpoint()
+        return 7
+
+    async def fail(_client: MeshClient) -> int:
+        await trio.lowlevel.checkpoint()
+        raise IntegrityError("wrong")
+
+    assert asked(work, succeed, hurry=lambda: woken.append("success")) == 7
+    with pytest.raises(IntegrityError, match="wrong"):
+        asked(work, fail, hurry=lambda: woken.append("failure"))
+    assert woken == ["success", "failure"]
 
 
 # --- fetch

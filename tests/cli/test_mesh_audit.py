@@ -209,6 +209,7 @@ def test_what_goes_over_the_network_is_bounded(
         (["--samples", "0"], "--samples: 0 is not from 1"),
         (["--samples", "100001"], "--samples: 100001 is not from 1"),
         (["--peer", "aaaaaaaa"], "there is no peer"),
+        (["--all", "--samples", "200"], "exclude each other"),
     ],
 )
 def test_what_makes_no_sense(held: Path, audit: Audit, words: list[str], text: str) -> None:

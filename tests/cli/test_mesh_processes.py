@@ -13,7 +13,7 @@ import pytest
 
 from vaultfs.errors import ExitCode
 
-from .conftest import Run, command, make_snapshot, write_file
+from .conftest import Run, command, make_snapshot, process, write_file
 
 PATIENCE_S = 60.0
 
@@ -90,12 +90,12 @@ def test_killed_and_interrupted_it_goes_on(added: Path, peers: list[PeerProcess]
     peers[1].start()
 
     words = command("mesh", "repair", added, "--bwlimit", "50K", "--json")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stderr is not None
-        assert json.loads(process.stderr.readline())["total_bytes"] > 3 << 20
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == ExitCode.SIGINT
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as running:
+        assert running.stderr is not None
+        assert json.loads(running.stderr.readline())["total_bytes"] > 3 << 20
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate(timeout=PATIENCE_S)
+        assert running.returncode == ExitCode.SIGINT
         assert error.splitlines()[-1] == b"vaultfs: interrupted"
 
     said = run("mesh", "status", added, "--json", bare=True)
@@ -105,3 +105,24 @@ def test_killed_and_interrupted_it_goes_on(added: Path, peers: list[PeerProcess]
     assert run("mesh", "status", added, bare=True).code == 0
     peers[0].kill()
     assert run("verify", added, "mesh", "--read-data", "--quiet", bare=True).code == 0
+
+
+def test_while_it_is_mounted(added: Path, folder: Path, passfile: Path, run: Run) -> None:
+    """No password is asked for: the daemon makes the snapshot."""
+    assert process("mount", added, folder, "--passfile", passfile).code == 0
+    (folder / "written").write_bytes(os.urandom(2 << 20))
+    said = process("mesh", "replicate", folder, "--json")
+    assert said.code == 0, said.err
+    done = json.loads(said.out)
+    assert done["snapshot"]["is_new"]
+    assert done["mesh"]["is_safe"]
+    assert run("status", folder, bare=True).code == 0
+    for verb in ("status", "repair", "fetch"):
+        said = run("mesh", verb, folder, "--json", bare=True)
+        assert said.code == 0, (verb, said.err)
+    name = next(path for path in sorted((added / "segments").glob("??/*.seg")) if path.stat().st_size > 1 << 20)
+    content = name.read_bytes()
+    name.unlink()
+    assert json.loads(run("mesh", "fetch", folder, "--json", bare=True).out)["segments"] == 1
+    assert name.read_bytes() == content
+    assert process("umount", folder).code == 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from vaultfs.cli import peer_daemon
+from vaultfs.cli import peer_add, peer_daemon
 from vaultfs.cli.peer_daemon import take_confirmations
 from vaultfs.cli.service_notice import notify
 from vaultfs.errors import ExitCode, IntegrityError, ObjectMissingError, RemoteError
@@ -212,6 +214,31 @@ def test_a_wrong_code(nas: tuple[Machine, Daemon], laptop: Machine, vault: Path,
     assert laptop.run("peer", "add", vault, f"{own_id(machine)}@127.0.0.1:{daemon.port}", "--code-file", file).code == 0
 
 
+def test_a_code_is_not_used_up_in_vain(
+    nas: tuple[Machine, Daemon], laptop: Machine, vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is shown all is checked that could keep the peer from being added; after it, it is written down."""
+    machine, daemon = nas
+    file = tmp_path / "code"
+    file.touch(mode=0o600)
+    file.write_text(json.loads(machine.run("peer", "pair", "--json").out)["code"])
+    words = ("peer", "add", vault, f"127.0.0.1:{daemon.port}", "--code-file", file)
+    assert laptop.run(*words, "--zone", "My House").code == ExitCode.USAGE
+    assert laptop.run(*words, "--label", "\x07").code == ExitCode.USAGE
+    book = laptop.config / "peers.json"
+    book.write_text("{}")
+    assert laptop.run(*words).code == ExitCode.INTEGRITY
+    book.unlink()
+    assert machine.run("peer", "accepted").out == b"No peer is accepted.\n"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peer_add, "visited_all", interrupted)
+    assert laptop.run(*words).code == ExitCode.SIGINT
+    assert own_id(machine) in book.read_text()
+
+
 def test_another_identity_answers(nas: tuple[Machine, Daemon], laptop: Machine, vault: Path) -> None:
     machine, daemon = nas
     stranger = format_peer_id(Identity.new().peer_id)
@@ -395,3 +422,25 @@ def test_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
     assert "cannot be told READY=1" in capsys.readouterr().err
+
+
+def test_the_code_is_asked_for_on_the_terminal(nas: tuple[Machine, Daemon], laptop: Machine, vault: Path) -> None:
+    machine, daemon = nas
+    code = json.loads(machine.run("peer", "pair", "--json").out)["code"]
+    environment = {**os.environ, **laptop.environment}
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(sys.executable, command("peer", "add", vault, f"127.0.0.1:{daemon.port}"), environment)
+    said = b""
+    while b": " not in said:
+        said += os.read(terminal, 1000)
+    assert said == b"The code that 'vaultfs peer pair' shows on 127.0.0.1: "
+    os.write(terminal, code.lower().replace("-", " ").encode() + b"\n")
+    while True:
+        try:
+            said += os.read(terminal, 1000)
+        except OSError:
+            break
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
+    assert b"It knows this machine, and has room for" in said

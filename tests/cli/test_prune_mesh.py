@@ -1,4 +1,4 @@
-"""``vaultfs prune`` and ``verify`` of peers: what is signed is deleted, also later where a peer was away."""
+"""``vaultfs prune`` and ``verify`` of peers: what is signed is deleted, if all peers are there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import vaultfs
 from vaultfs.errors import ExitCode
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.grants import Grant
+from vaultfs.mesh.identity import format_peer_id
 from vaultfs.sync.remote_layout import parse_head, parse_segment, segment_key
 
 from .conftest import PASSWORD, Run, add_to_peers
@@ -106,20 +107,28 @@ def test_no_password_for_others(backed_up: Path, run: Run) -> None:
 # --- peers that are away, or refuse
 
 
-def test_what_a_peer_kept_while_it_was_away_is_deleted_when_it_is_back(
-    held: Path, peers: ServedPeers, run: Run
-) -> None:
-    """It was there when the snapshots were given up, and not when they were deleted."""
+def test_while_a_peer_is_away_nothing_is_given_up(held: Path, peers: ServedPeers, run: Run) -> None:
+    """It may have a snapshot that another machine has sent to it alone, and that needs what would be deleted."""
+    before = peers.keys("")
+    peers.peers[0].stop()
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
+    assert said.code == ExitCode.REMOTE_UNREACHABLE
+    assert "a prune takes all peers" in said.error_line
+    assert "vaultfs peer remove" in said.error_line
+    peers.peers[0].start()
+    assert peers.keys("") == before
+    prune(run, held, "mesh")
+    assert [heads(each) for each in peers.keys("")] == [{3}] * 2
+
+
+def test_while_a_peer_is_away_nothing_is_deleted(held: Path, peers: ServedPeers, run: Run) -> None:
+    """It was there when the snapshots were given up."""
     assert run("prune", held, "mesh", "--keep-last", "1", "--quiet").code == 0
-    before = peers.keys("segments/")[1]
+    before = peers.keys("")
     peers.peers[1].stop()
-    (line,) = prune(run, held, "mesh")
-    assert "cannot be reached" in line
-    assert "a later prune deletes it there" in line
+    assert run("prune", held, "mesh", "--grace", "0s", "--quiet").code == ExitCode.REMOTE_UNREACHABLE
     peers.peers[1].start()
-    keys = peers.keys("")
-    assert [heads(each) for each in keys] == [{3}, {1, 2, 3}]
-    assert peers.keys("segments/")[1] == before
+    assert peers.keys("") == before
     assert run("prune", held, "mesh", "--grace", "0s", "--quiet").code == 0
     assert [heads(each) for each in peers.keys("")] == [{3}] * 2
     after = peers.keys("segments/")
@@ -127,26 +136,25 @@ def test_what_a_peer_kept_while_it_was_away_is_deleted_when_it_is_back(
     assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
 
 
-def test_a_peer_that_was_away_all_the_time(held: Path, peers: ServedPeers, run: Run) -> None:
-    """Nobody told it that something was given up, so that has to be done again."""
-    peers.peers[0].stop()
-    assert len(prune(run, held, "mesh")) == 1
-    peers.peers[0].start()
-    assert [heads(each) for each in peers.keys("")] == [{1, 2, 3}, {3}]
+def test_without_a_peer_that_is_gone_for_good(held: Path, peers: ServedPeers, run: Run) -> None:
+    peers.peers[1].stop()
+    assert run("peer", "remove", held, format_peer_id(peers.peers[1].identity.peer_id), bare=True).code == 0
     prune(run, held, "mesh")
-    assert [heads(each) for each in peers.keys("")] == [{3}] * 2
-    after = peers.keys("segments/")
-    assert after[0] == after[1]
+    peers.peers[1].start()
+    assert [heads(each) for each in peers.keys("")] == [{3}, {1, 2, 3}]
 
 
-def test_a_peer_that_refuses_is_named(held: Path, peers: ServedPeers, run: Run) -> None:
-    before = peers.keys("")[0]
+def test_a_peer_that_can_only_be_read_keeps_anything_from_being_deleted(
+    held: Path, peers: ServedPeers, run: Run
+) -> None:
+    """No note can be put there, and a sync that reaches nobody else would not see that something is deleted."""
+    before = peers.keys("")
     peers.peers[0].grants.add(Grant(peers.caller, None, "read", None, "", 0))
-    (line,) = prune(run, held, "mesh")
-    assert "reading only" in line
-    assert str(peers.peers[0].address) in line
-    assert before - peers.keys("")[0] == set()
-    assert heads(peers.keys("")[1]) == {3}
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
+    assert said.code == ExitCode.REMOTE_REFUSED
+    assert "only read" in said.error_line
+    assert str(peers.peers[0].address) in said.error_line
+    assert peers.keys("") == before
 
 
 # --- new devices
@@ -171,6 +179,38 @@ def test_a_new_device_may_delete_after_seven_days(held: Path, peers: ServedPeers
     prune(run, held, "mesh")
     assert [heads(keys) for keys in peers.keys("")] == [{4}] * 2
     assert all(now < then for now, then in zip(peers.keys("segments/"), before, strict=True))
+
+
+def test_a_new_key_that_no_peer_has_heard_of(held: Path, peers: ServedPeers, run: Run, passfile: Path) -> None:
+    """The present key of this machine signs, not the one that the peers know."""
+    assert run("key", "rotate", held, "--passfile", passfile, bare=True).code == 0
+    before = peers.keys("segments/")
+    said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
+    assert said.code == ExitCode.REMOTE_REFUSED
+    assert peers.keys("segments/") == before
+
+
+def test_what_a_peer_has_not_deleted_is_still_given_up_there(
+    held: Path, peers: ServedPeers, run: Run, passfile: Path
+) -> None:
+    """One peer takes orders of the new device, the other not yet: a later prune goes on where this one has ended."""
+    assert run("key", "rotate", held, "--passfile", passfile, bare=True).code == 0
+    add_to_peers(held, "of the new key")
+    peers.peers[1].skew_ns = 7 * DAY_NS
+    before = peers.keys("segments/")[0]
+    (line,) = prune(run, held, "mesh")
+    assert str(peers.peers[0].address) in line
+    assert "a later prune deletes it there" in line
+    keys = peers.keys("")
+    assert [heads(each) for each in keys] == [{1, 2, 3, 4}, {4}]
+    assert peers.keys("segments/")[0] == before
+    assert [any(key.startswith("heads/condemned/") for key in each) for each in keys] == [True, False]
+    peers.peers[0].skew_ns = 7 * DAY_NS
+    assert run("prune", held, "mesh", "--grace", "0s", "--quiet").code == 0
+    keys = peers.keys("")
+    assert [heads(each) for each in keys] == [{4}] * 2
+    assert not any(key.startswith("heads/condemned/") for each in keys for key in each)
+    assert run("verify", held, "mesh", "--read-data", bare=True).code == 0
 
 
 # --- verify

@@ -6,21 +6,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import blake3
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from vaultfs.cli import witnesses
 from vaultfs.cli.main import main
-from vaultfs.errors import ExitCode
-from vaultfs.ids import SnapshotSeq
+from vaultfs.cli.witnesses import WitnessKeys
+from vaultfs.crypto.header import VaultHeader
+from vaultfs.crypto.kdf import KdfParameters
+from vaultfs.crypto.keys import Keyring
+from vaultfs.crypto.slots import Secret
+from vaultfs.errors import ExitCode, IntegrityError
+from vaultfs.ids import KeyEpoch, PeerId, SnapshotSeq, VaultId
 from vaultfs.mesh import answers
 from vaultfs.mesh.identity import Identity
 from vaultfs.mesh.places import book_path, identity_path, vault_state_path
 from vaultfs.mesh.standing import StandingFile
 from vaultfs.mesh.store import MeshStore
 from vaultfs.mesh.witness import Head, make_statement
+from vaultfs.mesh.witnessing import Proved
 from vaultfs.remotes.locations import parse
 from vaultfs.remotes.store import BytesSource
 from vaultfs.storage.layout import VaultLayout
@@ -392,3 +400,74 @@ def test_a_peer_that_has_forgotten(current: str, peers: ServedPeers, tmp_path: P
     assert str(peers.peers[1].address) in lines[0]
     assert "has seen snapshot 3 once, and now says that it has seen none" in lines[0]
     assert {each.newest_seq for each in file.load().peers.values()} == {3}
+
+
+# --- the keys that prove
+
+
+@pytest.fixture(scope="module")
+def keys() -> tuple[VaultHeader, WitnessKeys, Keyring]:
+    secret = Secret.password(PASSWORD.encode())
+    header, keyring = VaultHeader.create(secret, label="first", kdf=KdfParameters.weakest())
+    return header, WitnessKeys(keyring, secret), keyring
+
+
+def edited(header: VaultHeader, memory_kib: int) -> bytes:
+    """A header that somebody wrote who has no key."""
+    (slot,) = header.key_slots
+    assert slot.kdf is not None
+    costly = replace(slot, kdf=replace(slot.kdf, memory_kib=memory_kib))
+    return replace(header, epoch=KeyEpoch(2), key_slots=(costly,)).encode()
+
+
+def test_a_header_of_another_vault_teaches_nothing(keys: tuple[VaultHeader, WitnessKeys, Keyring]) -> None:
+    """Though the same password opens it."""
+    _, known, _ = keys
+    before = known.devices()
+    other, _ = VaultHeader.create(Secret.password(PASSWORD.encode()), label="other", kdf=KdfParameters.weakest())
+    with pytest.raises(IntegrityError, match="of another vault"):
+        known.learn(other.encode())
+    assert known.devices() == before
+
+
+def test_a_header_that_is_no_newer_teaches_nothing(keys: tuple[VaultHeader, WitnessKeys, Keyring]) -> None:
+    """So that no password is stretched for it."""
+    header, known, _ = keys
+    with pytest.raises(IntegrityError, match="no newer"):
+        known.learn(header.encode())
+
+
+def test_a_header_that_takes_too_much_memory(
+    keys: tuple[VaultHeader, WitnessKeys, Keyring], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, known, _ = keys
+
+    def derive(*_: object) -> bytes:
+        raise AssertionError("it was stretched")
+
+    monkeypatch.setattr(KdfParameters, "derive", derive)
+    with pytest.raises(IntegrityError, match="more memory"):
+        known.learn(edited(header, (1 << 20) + 1))
+    with pytest.raises(AssertionError, match="it was stretched"):
+        known.learn(edited(header, 1 << 20))
+
+
+def test_a_manifest_that_only_says_that_a_device_signed_it(keys: tuple[VaultHeader, WitnessKeys, Keyring]) -> None:
+    _, known, keyring = keys
+    (device,) = known.devices()
+    manifest = Manifest(keyring.vault_id, device, SnapshotSeq(9), 1, None, (), b"private")
+    data = manifest.encode(Ed25519PrivateKey.generate().sign(manifest.signed_bytes()))
+    with pytest.raises(IntegrityError, match="signature is wrong"):
+        known.check(Head(9, blake3.blake3(data).digest(), device), data)
+    with pytest.raises(IntegrityError, match="no device of the vault"):
+        known.check(Head(9, blake3.blake3(data).digest(), bytes(32)), data)
+
+
+def test_peers_are_not_told_to_be_better_than_themselves() -> None:
+    peer, vault_id = PeerId(bytes(32)), VaultId(bytes(range(16)))
+    url = f"mesh://{vault_id.hex()}"
+    proved = [Proved(Head(3, bytes(32), bytes(32)), (peer,), 0)]
+    shown = RemoteHead("ab" * 32, 2, "cd" * 32)
+    text = str(witnesses._refusal(url, shown, vault_id, {peer: "peer one"}, proved))
+    assert "ask again when more peers answer" in text
+    assert "take mesh://" not in text

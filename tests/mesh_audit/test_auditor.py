@@ -413,8 +413,9 @@ async def test_who_has_failed_is_asked_last(tmp_path: Path) -> None:
 
 async def test_who_has_failed_costs_no_more(away: Scene) -> None:
     """Once it is known to lie, nobody is asked for its sake."""
-    away.mesh.at(0).proves = zeros
+    away.mesh.at(0).proves = lambda key, part, honest: ABSENT if part.name[0] < 128 else honest
     await away.audit(0)
+    assert len(away.mesh.at(0).ranges) == 100
     assert not away.mesh.at(1).ranges
     assert not away.mesh.at(2).ranges
 
@@ -439,6 +440,23 @@ async def test_peers_that_differ_about_a_size(away: Scene) -> None:
     report = await away.audit(1, samples=10)
     assert report.peers[peer_id(1)].verdict is Verdict.PROVEN
     assert report.peers[peer_id(1)].proven == 10
+
+
+async def test_who_did_not_answer_is_not_asked_again(away: Scene) -> None:
+    away.mesh.at(0).patience = 0
+    report = await away.audit()
+    assert away.verdicts(report) == [Verdict.UNANSWERED, Verdict.PROVEN, Verdict.PROVEN]
+    assert away.mesh.at(0).patience == -1
+
+
+async def test_a_size_that_is_not_that_of_the_segment_here(tmp_path: Path) -> None:
+    """No snapshot names it, so nobody can say that at once."""
+    scene = Scene(tmp_path, 2, is_here=True)
+    name = scene.names[0]
+    scene.needed = {}
+    scene.mesh.at(0).segments = {name: scene.segments[name][:-1]}
+    report = await scene.audit(0, samples=10)
+    assert scene.verdicts(report) == [Verdict.FAILED, None]
 
 
 async def test_a_wrong_size_of_bytes_that_are_right(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from vaultfs.errors import IntegrityError, RemoteRefusedError, RemoteUnreachableError
+from vaultfs.errors import IntegrityError, RemoteRefusedError, RemoteUnreachableError, UsageError
 from vaultfs.ids import VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.first_contact import look, pair
@@ -94,6 +94,15 @@ async def test_pairing(tmp_path: Path) -> None:
         with pytest.raises(RemoteRefusedError, match="no such pairing code"):
             await pair(STRANGER, peer.address, None, key, ANY_VAULT, "me too")
         await until_left(peer)
+
+
+async def test_with_oneself(tmp_path: Path) -> None:
+    async with running(tmp_path) as peer:
+        key = code_key(parse_code(peer.pairings.offer()))
+        with pytest.raises(UsageError, match="this machine itself"):
+            await pair(PEER, peer.address, None, key, VAULT, "me")
+        assert peer.grants.all() == []
+        assert await pair(SELF, peer.address, None, key, VAULT, "me") == PEER.peer_id
 
 
 async def test_a_peer_that_does_not_know_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import trio
 import trio.testing
@@ -11,7 +11,7 @@ import trio.testing
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.connection import Peer, PeerConnection, say_hello
 from vaultfs.mesh.frames import FrameDecoder
-from vaultfs.mesh.message_stream import MessageStream
+from vaultfs.mesh.message_stream import InThread, MessageStream, NextPart
 from vaultfs.mesh.messages import FromCaller, Hello, Message, Welcome, decode_from_caller, encode
 
 PEER = Peer(PeerId(bytes(32)), "peer aaaaaaaa at nas.example:7741")
@@ -29,6 +29,20 @@ class MemoryTransport:
 
     async def send_all(self, data: bytes) -> None:
         await self._stream.send_all(data)
+
+    async def send_some(self, next_part: NextPart, in_thread: InThread) -> bool:
+        part = next_part()
+        await self._stream.send_all(b"" if part is None else part)
+        return part is not None
+
+    def borrowed(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def read_now(self, into: memoryview) -> int | None:
+        raise AssertionError("who calls takes messages only")
+
+    async def wait_readable(self) -> None:
+        raise AssertionError("who calls takes messages only")
 
     async def receive_some(self) -> bytes:
         return bytes(await self._stream.receive_some(65536))

@@ -29,9 +29,8 @@ def opened(data: bytes, piece_bytes: int = 1 << 20) -> Callable[[int], Awaitable
     async def open_at(offset: int) -> module.ReadPiece:
         at = offset
 
-        async def read() -> bytes:
+        def read() -> bytes:
             nonlocal at
-            await trio.lowlevel.checkpoint()
             piece = data[at : at + piece_bytes]
             at += len(piece)
             return piece
@@ -312,7 +311,7 @@ async def test_a_source_that_fails_ends_the_connection() -> None:
         await peer.hears_end()
 
     async def failing(offset: int) -> module.ReadPiece:
-        async def read() -> bytes:
+        def read() -> bytes:
             raise StorageError("the disk failed")
 
         return read

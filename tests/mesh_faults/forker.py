@@ -117,6 +117,9 @@ def become(order: dict[str, Any]) -> int:
     os.environ.update(order["environment"])
     if order["namespace"] is not None:
         enter(order["namespace"])
+    if order["executable"] is not None:
+        words = [order["executable"], "-m", "vaultfs.cli", *order["words"]]
+        os.execve(words[0], words, order["environment"])
     change(order["settings"])
     watch_pools(order["pools"])
     return main(order["words"])

@@ -34,22 +34,22 @@ Settings = Mapping[str, object]
 """What is changed in a process before it runs: ``module:CONSTANT``, or ``module:Dataclass.field`` for a default."""
 
 HASTY: Final[Settings] = {
-    "vaultfs.mesh.connection:ANSWER_S": 3.0,
-    "vaultfs.mesh.connection:HELLO_S": 2.0,
-    "vaultfs.mesh.dialing:DIAL_S": 2.0,
-    "vaultfs.mesh.message_stream:FRAME_S": 2.0,
-    "vaultfs.mesh.pool_records:PoolLimits.connect_timeout_s": 2.0,
-    "vaultfs.mesh.pool_records:PoolLimits.wait_s": 6.0,
-    "vaultfs.mesh.pool_records:PoolLimits.close_timeout_s": 1.0,
+    "vaultfs.mesh.connection:ANSWER_S": 2.0,
+    "vaultfs.mesh.connection:HELLO_S": 1.0,
+    "vaultfs.mesh.dialing:DIAL_S": 1.0,
+    "vaultfs.mesh.message_stream:FRAME_S": 1.0,
+    "vaultfs.mesh.pool_records:PoolLimits.connect_timeout_s": 1.0,
+    "vaultfs.mesh.pool_records:PoolLimits.wait_s": 4.0,
+    "vaultfs.mesh.pool_records:PoolLimits.close_timeout_s": 0.5,
     "vaultfs.remotes.retrying:RetryPolicy.tries": 2,
     "vaultfs.remotes.retrying:RetryPolicy.first_wait_s": 0.01,
 }
 """Who calls waits seconds, where it would wait a minute: the same code, and tests that end."""
 
 HASTY_PEER: Final[Settings] = {
-    "vaultfs.mesh.incoming_object:PROGRESS_S": 2.0,
-    "vaultfs.mesh.message_stream:FRAME_S": 2.0,
-    "vaultfs.mesh.server:Limits.greeting_s": 2.0,
+    "vaultfs.mesh.incoming_object:PROGRESS_S": 1.0,
+    "vaultfs.mesh.message_stream:FRAME_S": 1.0,
+    "vaultfs.mesh.server:Limits.greeting_s": 1.0,
     "vaultfs.mesh.server:Limits.revocation_s": 0.1,
     "vaultfs.mesh.server:Limits.closing_s": 1.0,
 }
@@ -106,7 +106,12 @@ class Forker:
         assert self._line() == "ready"
 
     def start(
-        self, words: Sequence[str], environment: Mapping[str, str], settings: Settings, namespace: str | None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        settings: Settings,
+        namespace: str | None,
+        executable: str | None,
     ) -> Running:
         """Run a command."""
         self._count += 1
@@ -119,6 +124,7 @@ class Forker:
             "pools": f"{place}.pools",
             "settings": dict(settings),
             "namespace": namespace,
+            "executable": executable,
         }
         return Running(self, tuple(words), place, int(self._ask(order)))
 
@@ -225,6 +231,8 @@ class Machine:
         address: of it, for others.
         namespace: the network it is in; None: that of the tests.
         settings: of all its processes.
+        extra: variables of their environment, besides what all have.
+        executable: the Python that is started anew for each, without settings; None: they are forked.
     """
 
     root: Path
@@ -233,6 +241,7 @@ class Machine:
     namespace: str | None = None
     settings: Settings = field(default_factory=lambda: HASTY)
     extra: dict[str, str] = field(default_factory=dict)
+    executable: str | None = None
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -282,11 +291,15 @@ class Machine:
     def start(self, *words: str | Path, settings: Settings | None = None) -> Running:
         """Run a command in the background."""
         changed = {**self.settings, **(settings or {})}
-        return self.forker.start([str(word) for word in words], self.environment, changed, self.namespace)
+        spoken = [str(word) for word in words]
+        return self.forker.start(spoken, self.environment, changed, self.namespace, self.executable)
 
     def run(self, *words: str | Path, within_s: float = DEADLINE_S, settings: Settings | None = None) -> Ended:
         """Run a command to its end, which has to come; its pools are empty then."""
+        began = time.monotonic()
         ended = self.start(*words, settings=settings).wait(within_s)
+        if os.environ.get("MF_TIMES"):
+            print(f"{time.monotonic() - began:6.2f}", ended.code, *[str(w)[-20:] for w in words], flush=True)
         require_empty_pools(ended)
         return ended
 
@@ -356,6 +369,17 @@ class PeerMachine(Machine):
         """How many are open."""
         assert self.process is not None
         return self.process.sockets() - self._sockets
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether an object is on its way to it."""
+        assert self.process is not None
+        place = f"/proc/{self.process.pid}/fd"
+        for entry in os.listdir(place):
+            with suppress(FileNotFoundError):
+                if "/.mesh/partial/" in os.readlink(f"{place}/{entry}"):
+                    return True
+        return False
 
     def until_nobody_is_connected(self) -> None:
         """The end of every connection is noticed."""

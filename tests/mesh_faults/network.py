@@ -151,9 +151,13 @@ class Network:
         line.twin = self.line(target, source)
         line.cut_after_bytes = count
 
-    def link(self, host: Host, state: str) -> None:
+    def inside(self, name: str, work: Callable[[], _T]) -> _T:
+        """Do something in the network of a host."""
+        return _in_namespace(next(host for host in self._hosts if host.name == name), work)
+
+    def link(self, name: str, state: str) -> None:
         """Set the interface of a host ``up`` or ``down``: it knows of that itself."""
-        _in_namespace(host, lambda: subprocess.run(["ip", "link", "set", "eth0", state], check=True, timeout=30))
+        self.inside(name, lambda: subprocess.run(["ip", "link", "set", "eth0", state], check=True, timeout=30))
 
     def close(self) -> None:
         """Take it down."""

@@ -36,6 +36,7 @@ class Line:
     leases: set[LeaseId] = field(default_factory=set)
     is_closed: bool = False
     free_since_s: float = 0.0
+    is_doubted: bool = False
 
 
 @dataclass
@@ -78,14 +79,16 @@ class Desk:
         line = self.lines.get(self.held.pop(lease))
         if line is not None:
             line.leases.discard(lease)
-            line.free_since_s = self.now_s
+            if line.is_closed:
+                self._doubt_idle(line.peer)
+            self._is_free(line)
         self.do(self.policy.released(lease, self.now_s))
 
     def open(self, connection: ConnectionId) -> None:
         line = self.lines[connection]
         if line.doing is Doing.DIALLED:
             line.doing = Doing.OPEN
-        line.free_since_s = self.now_s
+        self._is_free(line)
         self.do(self.policy.opened(connection, self.now_s))
 
     def fail(self, connection: ConnectionId, failure: Failure = DEAD) -> None:
@@ -96,11 +99,13 @@ class Desk:
         line = self.lines[connection]
         if is_alive:
             line.doing = Doing.OPEN
-            line.free_since_s = self.now_s
+            self._is_free(line)
         self.do(self.policy.checked(connection, self.now_s, is_alive=is_alive))
 
     def end(self, connection: ConnectionId) -> None:
-        del self.lines[connection]
+        line = self.lines.pop(connection)
+        if line.leases:
+            self._doubt_idle(line.peer)
         self.do(self.policy.closed(connection, self.now_s))
 
     def pass_time(self, for_s: float) -> None:
@@ -204,12 +209,24 @@ class Desk:
                 "it jumped the queue"
             )
         else:
-            assert self.now_s - line.free_since_s <= self.limits.health_check_after_s
+            assert not self._needs_ping(line)
             assert not earlier, "it jumped the queue"
         line.leases.add(lease)
         self.held[lease] = connection
 
     # Books
+
+    def _is_free(self, line: Line) -> None:
+        line.free_since_s = self.now_s
+        line.is_doubted = False
+
+    def _doubt_idle(self, peer: PeerId) -> None:
+        """One was lost in use, so the others of that peer may be too."""
+        for connection in self.idle(peer):
+            self.lines[connection].is_doubted = True
+
+    def _needs_ping(self, line: Line) -> bool:
+        return line.is_doubted or self.now_s - line.free_since_s > self.limits.health_check_after_s
 
     def check(self) -> None:
         assert self.policy.audit() == []
@@ -230,7 +247,7 @@ class Desk:
         waiting = [(lease, wish) for lease, wish in self.waiting.items() if wish.peer == peer]
         of_peer = [line for line in self.lines.values() if line.peer == peer]
         idle = [self.lines[connection] for connection in self.idle(peer)]
-        assert all(self.now_s - line.free_since_s > self.limits.health_check_after_s for line in idle), "one was free"
+        assert all(self._needs_ping(line) for line in idle), "one was free"
         coming = len(self.dialled(peer)) + len(self.pinged(peer))
         bodies = sum(not wish.is_shared for _, wish in waiting)
         is_covered = coming > 0 and bodies <= coming

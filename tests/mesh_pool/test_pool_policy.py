@@ -376,6 +376,47 @@ def test_one_used_a_moment_ago_is_not_condemned_with_one_that_was_not() -> None:
     assert len(desk.idle(A)) == 1
 
 
+def test_when_one_fails_in_use_the_idle_ones_are_doubted() -> None:
+    """A peer that has gone silent would cost the time for an answer on each of its connections, one after the other."""
+    desk = Desk()
+    leases = [desk.have(A) for _ in range(3)]
+    broken, *others = (desk.held[lease] for lease in leases)
+    elsewhere = desk.have(B)
+    for lease in (*leases[1:], elsewhere):
+        desk.release(lease)
+    desk.lines[broken].is_closed = True
+    desk.release(leases[0])
+    assert desk.ask(B) in desk.held, "another peer's are as good as before"
+    lease = desk.ask(A)
+    assert lease in desk.waiting
+    desk.answer(desk.pinged(A)[0], is_alive=False)
+    assert {broken, *others} == {action.connection for action in desk.log if isinstance(action, Abort)}
+    assert len(desk.dialled(A)) == 1
+
+
+def test_one_that_breaks_in_use_casts_a_doubt_that_an_answer_lifts() -> None:
+    desk = Desk()
+    first, second = desk.have(A), desk.have(A)
+    desk.release(second)
+    desk.end(desk.held[first])
+    desk.release(first)
+    waits = desk.ask(A)
+    desk.answer(desk.pinged(A)[0], is_alive=True)
+    assert waits in desk.held
+    desk.release(waits)
+    assert desk.ask(A) in desk.held
+
+
+def test_one_that_ends_while_nobody_uses_it_casts_no_doubt() -> None:
+    desk = Desk()
+    leases = [desk.have(A) for _ in range(2)]
+    first = desk.held[leases[0]]
+    for lease in leases:
+        desk.release(lease)
+    desk.end(first)
+    assert desk.ask(A) in desk.held
+
+
 def test_a_closed_connection_is_neither_reused_nor_joined() -> None:
     desk = Desk()
     desk.release(desk.have(A))

@@ -38,6 +38,7 @@ class Scene:
         is_here: the vault is on this machine.
         holdings: what syncs have learned.
         reports: bytes done and in all, as they were told.
+        taken: bytes on their way, as who limits them was told.
     """
 
     vault: SignedVault
@@ -49,6 +50,7 @@ class Scene:
     is_here: bool = True
     holdings: Holdings = field(default_factory=Holdings)
     reports: list[tuple[int, int]] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
 
     @property
     def file(self) -> StandingFile:
@@ -82,6 +84,7 @@ class Scene:
             layout=None if here is None else self.vault.layout,
             local=frozenset() if here is None else frozenset(here.segments),
             scratch=self.where,
+            take=self.taken.append,
             report=lambda done, total: self.reports.append((done, total)),
             at_once=at_once,
         )

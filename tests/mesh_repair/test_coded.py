@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vaultfs.mesh.book import VaultPeers
+from vaultfs.mesh.claims import share_counts
 from vaultfs.mesh.coded_repair import CodedRepair
 from vaultfs.mesh.health import incomplete
 from vaultfs.mesh.looking import Look, Lookout
@@ -155,3 +156,13 @@ async def test_manifests_go_where_they_lack(coded: CodedScene) -> None:
     assert not look.health.is_safe
     assert not look.needs.awaited
     assert not any(segment_key(name) in coded.mesh.at(0).objects for name in coded.vault.segments)
+
+
+async def test_shares_of_another_coding_do_not_count(coded: CodedScene) -> None:
+    await coded.mend()
+    look = await coded.look()
+    names = look.needs.segments
+    views = look.survey.views.values()
+    assert share_counts(names, CODING, views) == dict.fromkeys(names, 4)
+    assert share_counts(names, Coding(2, 3), views) == {}
+    assert share_counts({name: size + 1 for name, size in names.items()}, CODING, views) == {}

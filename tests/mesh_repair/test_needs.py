@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vaultfs.errors import IntegrityError
@@ -13,8 +14,9 @@ from vaultfs.mesh.manifest_shelf import ManifestShelf
 from vaultfs.storage.manifest_format import manifest_hash
 from vaultfs.sync.condemned import Record
 from vaultfs.sync.ledger import Holdings
-from vaultfs.sync.remote_layout import head_key, segment_key
+from vaultfs.sync.remote_layout import RemoteHead, head_key, segment_key
 
+from .fake_mesh import peer_id
 from .scene import Scene
 from .signed_vault import head_of
 
@@ -231,3 +233,38 @@ async def test_a_segment_with_a_wrong_size_is_missing(scene: Scene) -> None:
     look = await scene.look()
     assert look.health.short == {victim: 1}
     assert look.health.missing_bytes == len(scene.vault.segments[victim])
+
+
+async def test_a_snapshot_that_no_peer_has_is_not_safe_even_if_its_segments_are(scene: Scene) -> None:
+    scene.give(0, 1, 2, 3)
+    scene.vault.snapshot(next(iter(scene.vault.segments)))
+    look = await scene.look()
+    assert not look.health.short
+    assert len(look.needs.unsent) == 1
+    assert not look.health.is_whole
+
+
+async def test_a_manifest_with_another_size_is_missing(scene: Scene) -> None:
+    scene.give(0, 1, 2, 3)
+    newest = max(scene.vault.manifests, key=lambda head: head.seq)
+    scene.mesh.at(2).objects[head_key(newest)] = b"short"
+    look = await scene.look()
+    assert [each.lacks_newest for each in look.health.peers.values()] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+async def test_one_hash_has_one_name(scene: Scene, liar: int) -> None:
+    """A peer that lists a manifest under another number cannot hide it so."""
+    scene.give(0, 1)
+    newest = max(scene.vault.manifests, key=lambda head: head.seq)
+    wrong = RemoteHead(newest.device, 77, newest.hash)
+    data = scene.mesh.at(liar).objects.pop(head_key(newest))
+    scene.mesh.at(liar).objects[head_key(wrong)] = data
+    for is_here in (True, False):
+        scene.is_here = is_here
+        look = await scene.look()
+        assert newest in look.needs.heads
+        assert look.health.newest == newest
+        assert look.health.peers[peer_id(liar)].lacks_newest
+        assert look.needs.strange == [wrong]
+        assert not look.needs.unreadable

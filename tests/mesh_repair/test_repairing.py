@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 import trio
+from blake3 import blake3
 
-from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError, RemoteUnreachableError, StorageError
+from vaultfs.errors import (
+    IntegrityError,
+    NoSpaceError,
+    RemoteError,
+    RemoteRefusedError,
+    RemoteUnreachableError,
+    StorageError,
+)
 from vaultfs.ids import SegmentName
+from vaultfs.mesh.reading import HashingFile
 from vaultfs.sync.remote_layout import segment_key
 
 from .fake_mesh import failing, peer_id
@@ -42,6 +51,19 @@ async def test_progress_ends_with_everything(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("is_here", [True, False])
+async def test_a_limit_counts_what_comes_and_what_goes(scene: Scene, is_here: bool) -> None:
+    large = scene.vault.segment(300_000)
+    scene.vault.snapshot(large)
+    scene.give(0)
+    if not is_here:
+        scene.forget_local()
+    await scene.repair()
+    total = sum(map(len, scene.vault.segments.values()))
+    assert sum(scene.taken) == (total if is_here else 2 * total)
+    assert sorted(scene.taken)[-2 if is_here else -3] <= 1 << 16  # what is sent, in small steps
+
+
+@pytest.mark.parametrize("is_here", [True, False])
 async def test_what_is_not_here_comes_from_peers(scene: Scene, is_here: bool) -> None:
     scene.give(0, 1)
     scene.is_here = is_here
@@ -69,19 +91,46 @@ async def test_no_wrong_byte_is_taken_from_a_peer(scene: Scene) -> None:
     assert victim in after.health.short
 
 
-async def test_a_lying_source_is_passed_over_and_gets_a_good_copy(scene: Scene) -> None:
+async def test_a_lying_source_is_passed_over_and_gets_good_copies(scene: Scene) -> None:
     scene.give(0, 1)
     scene.forget_local()
     scene.replicas = 4
-    victim = next(iter(scene.vault.segments))
-    scene.mesh.at(0).lies.add(segment_key(victim))
-    scene.mesh.at(1).stores.clear()
-    repaired, _, after = await scene.repair()
+    liar = scene.mesh.at(0)
+    liar.lies = {segment_key(name) for name in scene.vault.segments}
+    with trio.fail_after(30):
+        repaired, _, after = await scene.repair()
+    assert repaired.wrong.keys() == {peer_id(0)}
+    found = {segment_key(name) for name in repaired.wrong[peer_id(0)]}
+    assert found  # where it was asked first
+    assert found == {key for key in liar.stores if key.startswith("segments/")}
+    assert not liar.lies & found
     assert after.health.is_safe
-    assert repaired.wrong in ({}, {peer_id(0): {victim}})
-    if repaired.wrong:
-        assert not scene.mesh.at(0).lies
-    require_copies(scene, 4)
+    for name in scene.vault.segments:
+        assert all(peer in scene.holders(name) for peer in list(scene.mesh.peers.values())[1:])
+
+
+async def test_a_peer_without_room_for_large_ones_gets_small_ones(scene: Scene) -> None:
+    for number in range(6):
+        scene.vault.segment(data=b"large" * 1000 + bytes([number]))
+    small = next(
+        name
+        for number in range(1000)
+        if (name := SegmentName(blake3(b"%d" % number).hexdigest())) > max(scene.vault.segments)
+        and scene.vault.segment(data=b"%d" % number)
+    )
+    scene.vault.snapshot(*scene.vault.segments)
+    scene.give(0)
+    lookout = scene.lookout()
+    look = await lookout.look()
+
+    def refuse(key: str) -> None:
+        if key != segment_key(small):
+            raise NoSpaceError("full")
+
+    for number in (1, 2, 3):
+        scene.mesh.at(number).before_store = refuse
+    await scene.repair_of(look, lookout, at_once=1).run()
+    assert len(scene.holders(small)) == 2
 
 
 async def test_what_a_peer_only_says_it_has_is_missing(scene: Scene) -> None:
@@ -127,12 +176,11 @@ async def test_a_full_peer_is_replaced_by_another(scene: Scene) -> None:
     repaired, _, after = await scene.repair()
     assert after.health.is_safe
     assert len([key for key in scene.mesh.at(3).stores if key.startswith("segments/")]) == 5
+    assert scene.reports[-1] == (total := sum(map(len, scene.vault.segments.values())), total)
     assert set(repaired.errors) <= {peer_id(1), peer_id(2)}
 
 
 def _full(key: str) -> None:
-    from vaultfs.errors import NoSpaceError
-
     if key.startswith("segments/"):
         raise NoSpaceError("full")
 
@@ -162,6 +210,7 @@ async def test_a_peer_that_fails_is_tried_again_and_then_left_out(scene: Scene) 
     repaired, _, _ = await scene.repair()
     assert peer_id(1) not in repaired.errors
     require_copies(scene, 2)
+    assert scene.reports[-1] == (total := sum(map(len, scene.vault.segments.values())), total)
     assert scene.mesh.at(1).stores
 
 
@@ -227,6 +276,24 @@ async def test_a_disk_here_that_is_full_ends_it(scene: Scene) -> None:
     repair._scratch = scene.where / "missing"  # type: ignore[misc]
     with pytest.raises(StorageError, match="cannot make a file"):
         await repair.run()
+
+
+async def test_a_disk_here_that_changes_what_came_ends_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.give(0)
+    scene.forget_local()
+    lookout = scene.lookout()
+    look = await lookout.look()
+    real = HashingFile.hexdigest
+
+    def and_then_spoil(self: HashingFile) -> str:
+        self._file.seek(0)
+        self._file.write(b"\xff\xfe\xfd")
+        return real(self)
+
+    monkeypatch.setattr(HashingFile, "hexdigest", and_then_spoil)
+    with trio.fail_after(30), pytest.raises(IntegrityError):
+        await scene.repair_of(look, lookout).run()
+    assert not any(peer.stores for peer in scene.mesh.peers.values())
 
 
 async def test_a_peer_that_failed_an_audit_counts_for_nothing_but_can_be_read(scene: Scene) -> None:

@@ -11,7 +11,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.mesh.headers import next_revision
 from vaultfs.sync.remote_layout import head_key, segment_key
 
-from .fake_mesh import failing, peer_id
+from .fake_mesh import peer_id
 from .scene import Scene
 
 
@@ -83,6 +83,17 @@ async def test_an_older_header_is_replaced_by_that_of_the_vault(scene: Scene) ->
     assert after.health.is_safe
 
 
+async def test_the_header_of_another_vault_is_none(scene: Scene) -> None:
+    scene.give(0, 1, 2, 3)
+    fields = json.loads(scene.vault.layout.header.read_bytes())
+    scene.mesh.at(1).objects["vault.json"] = json.dumps(fields | {"vault_id": "ab" * 16, "epoch": 99}).encode()
+    scene.mesh.at(2).objects["vault.json"] = b"no header"
+    scene.is_here = False
+    look = await scene.look()
+    assert look.headers.keys() == {peer_id(0), peer_id(3)}
+    assert [each.lacks_header for each in look.health.peers.values()] == [False, True, True, False]
+
+
 async def test_a_header_that_no_peer_has_is_left_to_a_sync(scene: Scene) -> None:
     scene.give(0)
     scene.mesh.at(0).objects["vault.json"] = header(scene, 7)
@@ -117,13 +128,24 @@ async def test_notes_about_branches_are_spread(scene: Scene) -> None:
 
 async def test_a_peer_that_fails_keeps_nobody_else_from_theirs(scene: Scene) -> None:
     scene.give(0, 1, 2, 3)
+    for _ in range(9):
+        scene.vault.snapshot(next(iter(scene.vault.segments)))
+    scene.give(0, 3)
     for number in (1, 2):
-        for head in scene.vault.manifests:
-            del scene.mesh.at(number).objects[head_key(head)]
-    scene.mesh.at(1).before_store = failing(lambda: RemoteUnreachableError("gone"))
+        scene.mesh.at(number).objects = {
+            key: data for key, data in scene.mesh.at(number).objects.items() if not key.startswith("heads/")
+        }
+    asked: list[str] = []
+
+    def fail(key: str) -> None:
+        asked.append(key)
+        raise RemoteUnreachableError("gone")
+
+    scene.mesh.at(1).before_store = fail
     _, spread, _ = await scene.repair()
     assert spread.errors.keys() == {peer_id(1)}
-    assert spread.heads == 3
+    assert spread.heads == 12
+    assert len(asked) <= 4  # so many are sent at once; then no more
 
 
 async def test_a_peer_that_may_only_be_read_is_sent_nothing(scene: Scene) -> None:

@@ -23,6 +23,7 @@ from vaultfs.mesh.pairing import Pairings
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import Event, EventKind, Limits, PeerServer, open_listeners, serve
 from vaultfs.mesh.tls import client_context, handshake
+from vaultfs.mesh.tls_stream import TlsStream
 
 PEER: Final = Identity.of_seed(b"p" * 32)
 ALICE: Final = Identity.of_seed(b"A" * 32)
@@ -49,8 +50,9 @@ def sockets() -> int:
 class Caller:
     """One connection to a peer, after the handshake."""
 
-    def __init__(self, stream: MessageStream, socket: trio.SocketStream) -> None:
-        self.stream = stream
+    def __init__(self, tls: TlsStream, socket: trio.SocketStream) -> None:
+        self.tls = tls
+        self.stream = MessageStream(tls)
         self.socket = socket
         self.number = 0
 
@@ -117,7 +119,7 @@ class Peer:
         try:
             tls, found = await handshake(socket, context or client_context(who), server_side=False)
             assert found == PEER.peer_id
-            yield Caller(MessageStream(tls), socket)
+            yield Caller(tls, socket)
         finally:
             socket.socket.close()
 

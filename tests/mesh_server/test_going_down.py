@@ -104,7 +104,7 @@ async def test_an_address_that_is_taken(peer: Peer) -> None:
 async def test_no_time_to_go_down(scratch: Path) -> None:
     async with (
         running(scratch / "peer", Limits(closing_s=0, scrub_pause_s=NO_SCRUB_S)) as peer,
-        peer.call(ALICE) as caller,
+        peer.call() as caller,
     ):
         await caller.ask(caller.put(KEY, DATA), Go)
         peer.stop.set()

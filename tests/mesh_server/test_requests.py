@@ -123,7 +123,7 @@ async def test_answers_come_in_the_order_of_requests_sent_ahead(peer: Peer) -> N
             await caller.say(Stat(number, VAULT, key) if number % 2 else Have(number, VAULT, digest_of(data)))
         await caller.say(Ping(32))
         for number in range(1, 32):
-            answer = await caller.hear(Size if number % 2 else Holds)
+            answer = await (caller.hear(Size) if number % 2 else caller.hear(Holds))
             assert answer.request == number
         await caller.hear(Pong)
 

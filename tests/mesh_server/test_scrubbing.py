@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,6 +13,7 @@ from vaultfs.errors import RemoteError
 from vaultfs.mesh.answers import Answers
 from vaultfs.mesh.conversation import Resources
 from vaultfs.mesh.replica_scrub import Scrubbed
+from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.scrubbing import REST_S, tend_replicas
 
 STEP = Scrubbed(4, 1, (), False)
@@ -44,13 +47,13 @@ class Store:
 async def tend(store: Store, resources: Resources, clock: MockClock) -> None:
     clock.autojump_threshold = 0.02
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tend_replicas, store, resources, 77, 10.0)
+        nursery.start_soon(tend_replicas, cast("ReplicaStore", store), resources, 77, 10.0)
         await store.done.wait()
         nursery.cancel_scope.cancel()
 
 
 def resources_of(store: Store) -> Resources:
-    return Resources(Answers(PEER, store, None, None))  # type: ignore[arg-type]
+    return Resources(Answers(PEER, cast("ReplicaStore", store), None, None))  # type: ignore[arg-type]
 
 
 async def test_it_goes_on_in_steps_and_rests_after_a_round(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -176,3 +178,16 @@ async def test_hello_in_time_ends_the_limit_of_the_greeting(peer: Peer, mock_clo
         await caller.ask(HELLO, Welcome)
         await passes(mock_clock, 60)
         await caller.ask(Ping(1), Pong)
+
+
+async def test_what_comes_in_the_last_moment_is_no_fault(peer: Peer, mock_clock: MockClock) -> None:
+    data = data_of(1, 1000)
+    async with peer.call() as caller:
+        await caller.ask(caller.put(segment_key(data), data), Go)
+        await wait_all_tasks_blocked(HOLDS_STILL_S)
+        tls = caller.tls
+        tls._tls.write(data_frame(data[:1]))
+        os.write(caller.socket.socket.fileno(), tls._outgoing.read())
+        mock_clock.jump(31)  # the peer finds both at once: what came, and that the time is over
+        await peer.until_connections(0)
+    assert not [event for event in peer.events if "fault" in event.text]

@@ -40,9 +40,9 @@ def make_store(vault: SignedVault, peers: list[RunningPeer], scratch: Path) -> I
     """Makes stores over the peers; each closes when the test ends."""
     made: list[MeshStore] = []
 
-    def make(replicas: int = 2, sign: Signer | None = None) -> MeshStore:
+    def make(replicas: int = 2, sign: Signer | None = None, *, is_reversed: bool = False) -> MeshStore:
         standing = StandingFile(scratch / "state" / "mesh.json")
-        page = page_of(vault.vault_id, peers, replicas)
+        page = page_of(vault.vault_id, peers[::-1] if is_reversed else peers, replicas)
         made.append(MeshStore(page, lambda: CALLER, standing, scratch=scratch, sign=sign))
         return made[-1]
 

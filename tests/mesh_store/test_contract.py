@@ -248,8 +248,9 @@ def test_in_many_threads(store: MeshStore) -> None:
     assert {info.key for info in store.list("segments/")} == objects.keys()
 
 
-def test_a_race_for_one_name(make_store: Callable[[], MeshStore], peers: list[RunningPeer]) -> None:
-    stores = [make_store() for _ in range(4)]
+def test_a_race_for_one_name(make_store: Callable[..., MeshStore], peers: list[RunningPeer]) -> None:
+    """Also of machines that have added their peers in different orders."""
+    stores = [make_store(is_reversed=bool(number % 2)) for number in range(4)]
     gate = threading.Barrier(len(stores))
 
     def work(number: int) -> bool:

@@ -13,11 +13,12 @@ from mesh_repair.signed_vault import SignedVault
 from vaultfs.errors import (
     IntegrityError,
     NoSpaceError,
+    ObjectExistsError,
     ObjectMissingError,
     RemoteRefusedError,
     RemoteUnreachableError,
 )
-from vaultfs.mesh.client import Signed
+from vaultfs.mesh.client import Signed, _Opening
 from vaultfs.mesh.reading import HashingFile
 from vaultfs.mesh.standing import StandingFile
 from vaultfs.mesh.store import MeshStore
@@ -109,6 +110,20 @@ def test_a_peer_that_was_there_may_have_the_header(
     peers[2].path(vault.vault_id, "vault.json").unlink()
     with pytest.raises(RemoteUnreachableError):
         read(make_store(), "vault.json")
+
+
+def test_what_was_just_stored_on_a_peer_that_is_away_is_not_missing(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    """Else a sync would say that its peers have lied, when one has gone to sleep."""
+    store = make_store(1)
+    key, data = next((key, data) for key, data in vault.objects().items() if key.startswith("segments/"))
+    store.put(key, BytesSource(data))
+    (holder,) = holders(peers, key)
+    holder.stop()
+    with pytest.raises(RemoteUnreachableError):
+        store.size_bytes(key)
+    assert make_store(1).size_bytes(key) is None, "who never asked it knows nothing of that"
 
 
 def test_nobody_answers(store: MeshStore, peers: list[RunningPeer], vault: SignedVault) -> None:
@@ -215,6 +230,19 @@ def test_segments_are_deleted_by_a_signed_order(make_store: Make, peers: list[Ru
     assert head_key(head) not in {info.key for info in store.list("heads/")}
 
 
+def test_what_any_peer_has_is_not_created(store: MeshStore, peers: list[RunningPeer], vault: SignedVault) -> None:
+    note = "heads/swept/" + "5" * 64
+    store.put(note, BytesSource(b"first"))
+    for keeper in peers:
+        for peer in peers:
+            if peer is not keeper and peer.has(note):
+                peer.path(vault.vault_id, note).unlink()
+        with pytest.raises(ObjectExistsError):
+            store.put(note, BytesSource(b"second"), if_absent=True)
+        assert holders(peers, note) == [keeper]
+        store.put(note, BytesSource(b"first"))
+
+
 def test_a_peer_that_knows_nobody(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
     for peer in peers:
         for grant in peer.grants.all():
@@ -255,3 +283,24 @@ def test_no_more_comes_than_there_may_be() -> None:
     with pytest.raises(IntegrityError):
         sink.writelines([b"4"])
     assert sink.failure is None
+
+
+def test_who_limits_what_comes_is_told_before_it_is_kept() -> None:
+    taken: list[int] = []
+    file = io.BytesIO()
+    sink = HashingFile(file, 100, taken.append)
+    sink.writelines([b"0123", b"45"])
+    assert taken == [4, 2]
+    with pytest.raises(IntegrityError):
+        sink.writelines([bytes(1000)])
+    assert file.getvalue() == b"012345"
+
+
+async def test_what_a_peer_has_already_is_read_but_not_counted_as_sent() -> None:
+    sent: list[int] = []
+    source = MeteredSource(BytesSource(bytes(range(100))), sent.append)
+    async with _Opening("key", source) as opening:
+        read_on = await opening.open_at(60)
+        assert sent == []
+        assert read_on() == bytes(range(60, 100))
+    assert sum(sent) == 40

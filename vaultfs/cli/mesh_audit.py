@@ -31,7 +31,7 @@ def audit(
     /,
     *,
     peer: str | None = None,
-    samples: int = DEFAULT_SAMPLES,
+    samples: int | None = None,
     every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     json: bool = False,
 ) -> int:
@@ -43,12 +43,15 @@ def audit(
     Args:
         vault: The vault's directory, a folder where it is mounted, or a vault's id.
         peer: Audit this peer only: its id, or its first 8 characters or more.
-        samples: How many ranges, of 4 to 64 KiB, each peer has to prove.
+        samples: How many ranges, of 4 to 64 KiB, each peer has to prove; 200 if not given.
         every: Ask for one range of every segment.
         json: Print JSON.
     """
-    if not 1 <= samples <= MOST_SAMPLES:
-        raise UsageError(f"--samples: {samples} is not from 1 to {MOST_SAMPLES}; --all asks for each segment")
+    count = DEFAULT_SAMPLES if samples is None else samples
+    if not 1 <= count <= MOST_SAMPLES:
+        raise UsageError(f"--samples: {count} is not from 1 to {MOST_SAMPLES}; --all asks for each segment")
+    if every and samples is not None:
+        raise UsageError("--all and --samples exclude each other: --all asks for one range of every segment")
     work = MeshWork.of(vault)
     wanted = [each.id for each in work.page.peers] if peer is None else [work.page.peer(peer).id]
     needed = _needed(work)
@@ -56,7 +59,7 @@ def audit(
 
     async def run(client: MeshClient) -> AuditReport:
         auditor = Auditor(client, work.page, local, needed, scratch=work.scratch())
-        return await auditor.run(wanted, None if every else samples)
+        return await auditor.run(wanted, None if every else count)
 
     report = asked(work, run)
     audits = list(report.peers.values())

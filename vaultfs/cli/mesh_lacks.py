@@ -43,8 +43,8 @@ def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] |
         error_line(f"snapshot {head.seq} ({head.hash[:12]}): nobody knows what it needs: {error}")
     for head in needs.strange[:SHOWN]:
         error_line(
-            f"one peer alone lists snapshot {head.seq} ({head.hash[:12]}) of the device {head.device[:12]}, which "
-            "nobody knows; it is passed over"
+            f"snapshot {head.seq} ({head.hash[:12]}) of the device {head.device[:12]} is passed over: one peer alone "
+            "lists it, and nobody knows the device; or its number or device is wrong"
         )
     for peer, state in health.peers.items():
         what = [

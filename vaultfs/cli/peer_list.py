@@ -8,11 +8,12 @@ from vaultfs.cli.mesh_vault import mesh_vault
 from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.peer_visits import Visited, acceptance, joint_exit_code, visit_json, visited_all
 from vaultfs.cli.sizes import format_size
-from vaultfs.errors import UsageError
+from vaultfs.errors import UsageError, VaultError
 from vaultfs.mesh.book import Book, KnownPeer, VaultPeers
 from vaultfs.mesh.discovery import Sighting, heard, require_discovery
 from vaultfs.mesh.identity import format_peer_id, require_identity, short_peer_id
-from vaultfs.mesh.places import book_path, identity_path
+from vaultfs.mesh.places import book_path, identity_path, vault_state_path
+from vaultfs.mesh.standing import StandingFile
 
 
 def list_(vault: str | None = None, /, *, discover: bool = False, json: bool = False) -> int:
@@ -83,7 +84,12 @@ def remove(vault: str, peer: str, /, *, json: bool = False) -> int:
     book = Book(book_path())
     gone = book.peers_of(meant.vault_id).peer(peer)
     book.remove(meant.vault_id, gone.id)
-    left = len(book.peers_of(meant.vault_id).peers)
+    page = book.peers_of(meant.vault_id)
+    left = len(page.peers)
+    try:
+        StandingFile(vault_state_path(meant.vault_id)).removed(gone.id, [each.id for each in page.peers], page.replicas)
+    except VaultError as error:  # it is removed all the same
+        note(f"what it held is not remembered: {printable(str(error))}")
     if json:
         emit_json({"vault_id": meant.vault_id.hex(), **_peer_json(gone), "peers_left": left})
         return 0

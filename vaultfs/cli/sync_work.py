@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vaultfs.cli.backup_state import short_segments
 from vaultfs.cli.live import request
@@ -20,6 +21,7 @@ from vaultfs.cli.targets import Stores
 from vaultfs.errors import ExitCode, FormatTooNewError, IntegrityError, StorageError, UsageError, VaultError
 from vaultfs.remotes.configured import Remote
 from vaultfs.remotes.counting import CountingStore, Counts
+from vaultfs.remotes.locations import Location
 from vaultfs.remotes.store import Store
 from vaultfs.remotes.urls import redacted
 from vaultfs.storage.layout import VaultLayout
@@ -27,6 +29,9 @@ from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import ManifestHold, list_manifests
 from vaultfs.sync.public_header import read_header
 from vaultfs.sync.upload import Target, TargetOutcome, sync
+
+if TYPE_CHECKING:
+    from vaultfs.mesh.store import MeshStore
 
 _OF_SNAPSHOTS: Final = (IntegrityError, FormatTooNewError, StorageError)
 """Errors that may be those of single snapshots here, which cannot be sent while others can."""
@@ -77,6 +82,14 @@ def tell_age(path: Path, layout: VaultLayout, mount: LiveMount | None, *, is_dry
     )
 
 
+def _peers(opened: list[MeshStore], location: Location, options: Mapping[str, str]) -> Store:
+    """Peers as a store, which is kept: it can tell what they have lost."""
+    from vaultfs.mesh.store import MeshStore  # noqa: PLC0415  # loads an event loop and TLS
+
+    opened.append(MeshStore.of_url(location, options))
+    return opened[-1]
+
+
 class _NotAllError(Exception):
     """Some remote failed; the outcomes tell."""
 
@@ -103,9 +116,11 @@ class SyncWork:
         self._outcomes: list[TargetOutcome] = []
         vault_id = read_header(layout).vault_id
         for remote in remotes:
+            peers: list[MeshStore] = []
             try:
-                store = stores.open(remote.url, remote.options)
-                self._targets.append(Target(remote.name, store, Ledger.of(vault_id, remote.name)))
+                store = stores.open(remote.url, remote.options, {"mesh": partial(_peers, peers)})
+                lost = peers[0].lost if peers else None
+                self._targets.append(Target(remote.name, store, Ledger.of(vault_id, remote.name), lost))
             except VaultError as error:  # the others go on
                 self._outcomes.append(TargetOutcome(remote.name, 0, 0, 0, is_up_to_date=False, error=error))
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from typing import Generic, TypeVar
 import trio
 
 from vaultfs.errors import (
+    ExitCode,
     IntegrityError,
     ObjectMissingError,
+    RemoteError,
     RemoteRefusedError,
     RemoteUnreachableError,
     VaultError,
@@ -21,6 +24,13 @@ from vaultfs.ids import PeerId
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+class NotAllPeersError(RemoteError):
+    """Some peers do not answer, where all have to.  Unlike what is unreachable it is not tried again soon."""
+
+    errno = errno.EHOSTUNREACH
+    exit_code = ExitCode.REMOTE_UNREACHABLE
 
 
 @dataclass
@@ -46,6 +56,33 @@ class Answers(Generic[_T]):
         """
         if not self.values:
             raise worst_of(list(self.failures.values()), what)
+
+    def require_all(self, what: str) -> None:
+        """See that everybody answered, as who deletes has to: one that is away may have what others rely on.
+
+        Args:
+            what: was asked for; for the message.
+
+        Raises:
+            NotAllPeersError: somebody did not.
+            VaultError: nobody did, as `worst_of`; or somebody said something else.
+        """
+        self.require_any(what)
+        if self.failures:
+            raise not_all(first_of(list(self.failures.values())))
+
+
+def not_all(error: VaultError) -> VaultError:
+    """The error of who deletes, and cannot ask all peers.
+
+    Args:
+        error: why not.
+    """
+    kind = NotAllPeersError if isinstance(error, RemoteUnreachableError) else type(error)
+    return kind(
+        f"{error}; a prune takes all peers, as one that is away may have snapshots that nobody else knows of; try "
+        "again when all are there, and 'vaultfs peer remove' those that are gone for good"
+    )
 
 
 async def ask_all(peers: Iterable[PeerId], ask: Callable[[PeerId], Awaitable[_T]]) -> Answers[_T]:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, Self
 import trio
 from blake3 import blake3
 
-from vaultfs.errors import RemoteError
+from vaultfs.errors import IntegrityError, RemoteError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.connection import PeerConnection, ReadPiece, require_known
@@ -53,6 +53,7 @@ from vaultfs.remotes.bodies import opened
 from vaultfs.remotes.store import ObjectInfo, Source
 
 PIECE_BYTES: Final = 1 << 20
+_TRICKLE_S: Final = 1.0
 MOST_PAGES: Final = 4096
 """Of a listing: four million objects."""
 
@@ -171,12 +172,14 @@ class MeshClient:
                 raise RemoteError(f"{self.name(peer)} sends {body.body_bytes} bytes of {key} instead of {length}")
             held: list[bytes] = []
             held_bytes = 0
+            wrote_s = trio.current_time()
             while piece := await body.receive():
                 held.append(piece)
                 held_bytes += len(piece)
-                if held_bytes >= PIECE_BYTES:
+                # What trickles is written too, so that who looks at the file sees that it moves.
+                if held_bytes >= PIECE_BYTES or trio.current_time() - wrote_s >= _TRICKLE_S:
                     await trio.to_thread.run_sync(sink.writelines, held)
-                    held, held_bytes = [], 0
+                    held, held_bytes, wrote_s = [], 0, trio.current_time()
             if held:
                 await trio.to_thread.run_sync(sink.writelines, held)
             return body.size_bytes
@@ -207,9 +210,23 @@ class MeshClient:
             How many bytes were sent; 0: the peer had it.
         """
         async with _Opening(key, source) as opening, self.pool.lease(peer) as connection:
-            return await connection.put(
-                vault, key, source.size_bytes, digest, opening.open_at, if_absent=if_absent, revision=revision
+            put = partial(
+                connection.put,
+                vault,
+                key,
+                source.size_bytes,
+                digest,
+                opening.open_at,
+                if_absent=if_absent,
+                revision=revision,
             )
+            try:
+                return await put()
+            except IntegrityError:
+                # What the peer had kept of an earlier try may have been damaged; it has dropped that now.
+                if not opening.offset or connection.is_closed:
+                    raise
+            return await put()
 
     async def delete(self, peer: PeerId, vault: VaultId, keys: tuple[str, ...], sign: Signer) -> int:
         """Order that objects be deleted.
@@ -270,12 +287,17 @@ def _list(vault: VaultId, prefix: str, after: str, number: int) -> List:
 
 
 class _Opening:
-    """A source that may be opened at an offset, and is closed at the end.  An async context manager."""
+    """A source that may be opened at an offset, and is closed at the end.  An async context manager.
+
+    Attributes:
+        offset: at which it was opened last.
+    """
 
     def __init__(self, key: str, source: Source) -> None:
         self._key: Final = key
         self._source: Final = source
         self._open: Final = ExitStack()
+        self.offset = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -284,6 +306,7 @@ class _Opening:
         self._open.close()  # a file that was read: nothing to wait for
 
     async def open_at(self, offset: int) -> ReadPiece:
+        self.offset = offset
         reader = await trio.to_thread.run_sync(self._open.enter_context, opened(self._key, self._source))
         # Read and not seek: what is read may be hashed, and its end refused if that is wrong.
         reader.is_sending = False
@@ -293,10 +316,7 @@ class _Opening:
             left -= len(skipped)
         reader.is_sending = True
 
-        async def read() -> bytes:
-            return await trio.to_thread.run_sync(reader.read, PIECE_BYTES)
-
-        return read
+        return partial(reader.read, PIECE_BYTES)
 
 
 @asynccontextmanager

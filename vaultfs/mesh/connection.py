@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
 from vaultfs.errors import RemoteError, RemoteRefusedError, RemoteUnreachableError, VaultError
 from vaultfs.ids import PeerId, VaultId
-from vaultfs.mesh.frames import DATA_BYTES, FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, FrameError
-from vaultfs.mesh.message_stream import MessageStream
+from vaultfs.mesh.frames import FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, FrameError
+from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
 from vaultfs.mesh.messages import (
     MAGIC,
     VERSION,
@@ -40,10 +40,10 @@ from vaultfs.mesh.messages import (
     Request,
     Stored,
     Welcome,
-    data_frame,
     decode_from_peer,
     error_of,
 )
+from vaultfs.mesh.outgoing_object import DataParts
 
 ANSWER_S: Final = 60.0
 """How long a peer may be silent while an answer is due; it may have to hash a segment, on a slow disk."""
@@ -54,9 +54,10 @@ _HELD_FRAMES: Final = 4
 _REQUEST_LIMIT: Final = 1 << 32
 
 _A = TypeVar("_A", bound=FromPeer)
+_T = TypeVar("_T")
 
-ReadPiece = Callable[[], Awaitable[bytes]]
-"""Gives the next bytes of an object, at most 1 MiB; nothing at its end."""
+ReadPiece = Callable[[], bytes]
+"""Gives the next bytes of an object, at most 1 MiB; nothing at its end.  Called in a thread."""
 
 
 class Peer(NamedTuple):
@@ -74,10 +75,14 @@ class Peer(NamedTuple):
 class _Answer:
     """A place in the queue of those who wait."""
 
-    __slots__ = ("bodies", "event", "message", "number")
+    __slots__ = ("bodies", "event", "last", "message", "number")
 
-    def __init__(self, number: int, bodies: trio.MemorySendChannel[bytes] | None = None) -> None:
+    def __init__(
+        self, number: int, bodies: trio.MemorySendChannel[bytes] | None = None, last: _Answer | None = None
+    ) -> None:
         self.number: Final = number
+        self.last: Final = last
+        """What takes the same place once this one is `Go`."""
         self.event: Final = trio.Event()
         self.message: FromPeer | None = None
         self.bodies: trio.MemorySendChannel[bytes] | None = bodies
@@ -196,6 +201,8 @@ class PeerConnection:
                 await first.bodies.send(message.data)
             except trio.BrokenResourceError:  # who wanted it has gone, and closes the connection
                 self._fail(RemoteUnreachableError(f"the request to {self.peer.name} was given up"))
+            except trio.ClosedResourceError:
+                pass  # the connection was closed meanwhile, and all who wait have been told
             return
         number = getattr(message, "request", None)
         if isinstance(message, Fail) and number == 0:
@@ -214,6 +221,8 @@ class PeerConnection:
             self._queue.popleft()
             if first.bodies is not None:
                 first.bodies.close()
+            if first.last is not None and isinstance(message, Go):
+                self._queue.appendleft(first.last)  # now, as the last answer may come in the same moment
 
     def _fail(self, error: VaultError) -> None:
         """The first failure counts; everybody who waits hears of it."""
@@ -317,20 +326,24 @@ class PeerConnection:
             NoSpaceError, ObjectExistsError, IntegrityError, RemoteRefusedError: the peer does not take it.
             VaultError: as `ask`, and what reading the object raises.
         """
-        answer = await self._send(lambda number: Put(number, vault, key, size_bytes, digest, if_absent, revision))
+        answer = await self._send(
+            lambda number: Put(number, vault, key, size_bytes, digest, if_absent, revision), has_two=True
+        )
+        final = answer.last
+        assert final is not None, "it was asked for"
         try:
             found = await self._message(answer)
-        finally:
-            if not answer.event.is_set():  # cancelled: the peer may wait for bytes from now on
-                self.abort()
+        except VaultError:
+            raise
+        except BaseException:  # cancelled: the peer may wait for bytes from now on
+            self.abort()
+            raise
         if isinstance(found, Stored):
             return 0
         if not isinstance(found, Go):
             raise self._unexpected(found, Go)
         if found.offset > size_bytes:
             raise self.broken("wants more of an object than there is")
-        final = _Answer(answer.number)
-        self._queue.append(final)
         try:
             sent = await self._send_body(final, await open_at(found.offset), size_bytes - found.offset)
             await self._answer(final, Stored)
@@ -341,36 +354,36 @@ class PeerConnection:
 
     async def _send_body(self, final: _Answer, read: ReadPiece, count: int) -> int:
         """Send the bytes, as long as the peer does not say that it is in vain."""
-        sent = 0
+        parts = DataParts(read, count, final.event.is_set)
         async with self._sending:
-            while sent < count and not final.event.is_set():
-                piece = memoryview(await read())
-                if not piece or sent + len(piece) > count:
-                    raise RemoteError(f"an object changed its length while it was sent to {self.peer.name}")
-                for start in range(0, len(piece), DATA_BYTES):
-                    part = piece[start : start + DATA_BYTES]
-                    await self._write(data_frame(part))
-                    sent += len(part)
-                    if final.event.is_set():
-                        break
-            if sent < count:
+            try:
+                await self._stream.send_parts(parts.next_part, _in_thread)
+            except ConnectionLostError as error:
+                self._fail(error)  # the peer may have said why before it closed; who reads has it then
+                raise self.failure() from error
+            if parts.sent_bytes < count:
                 await self._write(Abort(final.number))
-        return sent
+        return parts.sent_bytes
 
     async def _send(
-        self, make: Callable[[int], Request], bodies: trio.MemorySendChannel[bytes] | None = None
+        self,
+        make: Callable[[int], Request],
+        bodies: trio.MemorySendChannel[bytes] | None = None,
+        *,
+        has_two: bool = False,
     ) -> _Answer:
+        """Make a request; ``has_two``: `Go` is followed by another answer to it."""
         async with self._sending:
             if self.is_closed:
                 raise self.failure()
-            answer = _Answer(self._next_number, bodies)
+            answer = _Answer(self._next_number, bodies, _Answer(self._next_number) if has_two else None)
             self._next_number = self._next_number % (_REQUEST_LIMIT - 1) + 1
             self._queue.append(answer)
             await self._write(make(answer.number))
             return answer
 
-    async def _write(self, message: Request | Abort | Goodbye | bytes) -> None:
-        """Send a frame whole, or close the connection."""
+    async def _write(self, message: Request | Abort | Goodbye) -> None:
+        """Send a message whole, or close the connection."""
         is_sent = False
         try:
             with trio.move_on_after(ANSWER_S):
@@ -468,6 +481,10 @@ def require_known(connection: PeerConnection, own_id: str) -> None:
         raise RemoteRefusedError(
             f"{connection.peer.name} does not know this machine; run there: vaultfs peer accept {own_id}"
         )
+
+
+async def _in_thread(work: Callable[..., _T], *args: Any) -> _T:
+    return await trio.to_thread.run_sync(work, *args)
 
 
 def _printable(text: str) -> str:

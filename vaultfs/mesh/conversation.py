@@ -14,13 +14,13 @@ from typing import Final, ParamSpec, TypeVar
 
 import trio
 
-from vaultfs.errors import RemoteError, VaultError
+from vaultfs.errors import VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.answers import Answers, RevokedError, SimpleRequest, failure
 from vaultfs.mesh.frames import DATA_BYTES, FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, FrameError
 from vaultfs.mesh.identity import short_peer_id
 from vaultfs.mesh.incoming_object import End, IncomingObject
-from vaultfs.mesh.message_stream import MessageStream, SilenceError
+from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream, SilenceError
 from vaultfs.mesh.messages import (
     MAGIC,
     VERSION,
@@ -44,9 +44,9 @@ from vaultfs.mesh.messages import (
     Put,
     Stored,
     Welcome,
-    data_frame,
     decode_from_caller,
 )
+from vaultfs.mesh.outgoing_object import DataParts
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_reading import Reader
 
@@ -180,6 +180,7 @@ class Conversation:
             if isinstance(message, Abort) and message.request == self._last_request:
                 continue  # of a transfer that has failed here meanwhile; the caller has heard of it, or will
             await self._answer(message)
+            del payload, message  # up to 512 KiB, which 128 idle connections must not keep
         if self._farewell is not None:
             await self._stream.send(Goodbye(self._farewell))
         await self._stream.aclose()
@@ -248,18 +249,15 @@ class Conversation:
                 reader.close()
 
     async def _send_body(self, request: int, reader: Reader) -> None:
-        left_bytes = reader.body_bytes
-        while left_bytes:
-            try:
-                piece = await self._resources.disk(reader.read, DATA_BYTES)
-                if not piece:
-                    raise RemoteError("an object became shorter while it was read")
-            except VaultError as error:
-                await self._stream.send(self._failure(request, error))
-                return
-            await self._stream.send(data_frame(piece))
-            left_bytes -= len(piece)
-            self.served.sent_bytes += len(piece)
+        parts = DataParts(partial(reader.read, DATA_BYTES), reader.body_bytes)
+        try:
+            await self._stream.send_parts(parts.next_part, self._resources.disk)
+        except ConnectionLostError:
+            raise
+        except VaultError as error:
+            await self._stream.send(self._failure(request, error))
+        finally:
+            self.served.sent_bytes += parts.sent_bytes
 
     async def _put(self, message: Put) -> None:
         disk = self._resources.disk

@@ -149,7 +149,9 @@ def decode_stripes(coded: CodedSegment, first: int, shares: Mapping[int, bytes])
         IntegrityError: they are not of one length, or not of whole stripes.
     """
     if len(shares) != coded.coding.needed or not all(0 <= index < coded.coding.total for index in shares) or first < 0:
-        raise UsageError(f"a coding {coded.coding} is decoded from {coded.coding.needed} of its shares, not {[*shares]}")
+        raise UsageError(
+            f"a coding {coded.coding} is decoded from {coded.coding.needed} of its shares, not {[*shares]}"
+        )
     (length, *others) = {len(data) for data in shares.values()}
     order = _in_places(coded, shares)
     decoder = _zfec().Decoder(coded.coding.needed, coded.coding.total) if max(order) >= coded.coding.needed else None

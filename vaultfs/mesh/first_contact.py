@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from vaultfs.errors import IntegrityError, RemoteRefusedError, VaultError
+from vaultfs.errors import IntegrityError, RemoteRefusedError, UsageError, VaultError
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.connection import PeerConnection
@@ -76,6 +76,7 @@ async def pair(
         who it is; it knows this machine from now on.
 
     Raises:
+        UsageError: this machine itself is there; the code still counts.
         RemoteRefusedError: it does not know this code, or not for this vault.
         IntegrityError: somebody else is there, or who is there does not know the code himself.
         RemoteUnreachableError, RemoteError: as `look`.
@@ -83,6 +84,8 @@ async def pair(
 
     async def talk(connection: PeerConnection) -> PeerId:
         peer = connection.peer
+        if peer.peer_id == identity.peer_id:
+            raise UsageError(f"it is this machine itself that answers at {address}; name the other one")
         meeting = Meeting(identity.peer_id, peer.peer_id, vault, new_nonce())
         proof = meeting.caller_proof(key)
         answer = await connection.ask(lambda number: Pair(number, vault, meeting.nonce, proof, label), Paired)

@@ -63,6 +63,23 @@ class FrameDecoder:
             self._parts.append(data)
             self._held_bytes += len(data)
 
+    def take_raw(self, into: memoryview) -> int:
+        """Move bytes that came out of here, for who takes frames apart alone; returns how many."""
+        part = self._parts[0]
+        count = min(len(part), len(into))
+        into[:count] = part[:count]
+        if count == len(part):
+            del self._parts[0]
+        else:
+            self._parts[0] = memoryview(part)[count:]
+        self._held_bytes -= count
+        return count
+
+    def put_back(self, data: bytes) -> None:
+        """Bytes that came before those that are held."""
+        self._parts.insert(0, data)
+        self._held_bytes += len(data)
+
     def payloads(self) -> Iterator[bytes]:
         """The payloads that are complete.
 

@@ -1,21 +1,24 @@
-"""The bytes of one `Put`: they come while those before them are written.
+"""The bytes of one `Put`: a thread reads, opens, hashes and writes what comes, until nothing more is there.
 
-What is held is bounded whatever the size of the frames: what is written, what waits for that, and what comes.  A
-transfer has to make progress: `PROGRESS_BYTES` in `PROGRESS_S`, which is less than a modem does, so that nobody keeps a
-place by a byte now and then.
+So a byte is touched by one thread and copied once, and the event loop has nothing to do with a fast sender but to begin
+the next lot.  What is held is bounded whatever the size of the frames: one buffer of `DATA_BYTES`.  A transfer has to
+make progress: `PROGRESS_BYTES` in `PROGRESS_S`, which is less than a modem does, so that nobody keeps a place by a byte
+now and then.
 """
 
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Final, TypeVar
 
 import trio
 
 from vaultfs.errors import VaultError
+from vaultfs.mesh.data_frames import DataFrames, Next
 from vaultfs.mesh.frames import DATA_BYTES, FrameError
-from vaultfs.mesh.message_stream import FRAME_S, ConnectionLostError, MessageStream
+from vaultfs.mesh.message_stream import FRAME_S, ConnectionLostError, InThread, MessageStream
 from vaultfs.mesh.messages import Abort, Data, Fail, FromCaller, Goodbye, decode_from_caller
 from vaultfs.mesh.partial_uploads import Upload
 
@@ -23,8 +26,10 @@ PROGRESS_BYTES: Final = DATA_BYTES
 PROGRESS_S: Final = FRAME_S
 CLOSING_S: Final = 10.0
 """For an object under way when its sender says goodbye."""
-_LARGE_BYTES: Final = DATA_BYTES // 4
-"""Smaller pieces are joined before they are written: a turn of a thread costs as much as writing 100 KiB."""
+LOT_S: Final = 0.02
+"""How long a thread takes what comes before it lets others, and a cancellation, have their turn."""
+
+_T = TypeVar("_T")
 
 
 class End(enum.Enum):
@@ -33,13 +38,6 @@ class End(enum.Enum):
     COMPLETE = "complete"
     ABORTED = "aborted"
     FAILED = "failed"
-
-
-class Disk(Protocol):
-    """Does something in a thread."""
-
-    def __call__(self, work: Callable[..., None], *args: Any) -> Awaitable[None]:
-        """Call ``work`` and wait for it."""
 
 
 class IncomingObject:
@@ -57,7 +55,7 @@ class IncomingObject:
     """
 
     def __init__(
-        self, stream: MessageStream, upload: Upload, disk: Disk, failure: Callable[[VaultError], Fail]
+        self, stream: MessageStream, upload: Upload, disk: InThread, failure: Callable[[VaultError], Fail]
     ) -> None:
         self.received_bytes = 0
         self.is_last = False
@@ -65,8 +63,12 @@ class IncomingObject:
         self._upload: Final = upload
         self._disk: Final = disk
         self._failure: Final = failure
-        self._has_failed = False
+        self._failed: VaultError | None = None
+        self._is_told = False
         self._left_bytes = upload.size_bytes - upload.offset
+        self._buffer: Final = memoryview(bytearray(min(DATA_BYTES, max(self._left_bytes, 1))))
+        self._held_bytes = 0
+        self._frames: Final = DataFrames(stream.read_now)
         self._next_progress_bytes = PROGRESS_BYTES
         self._patience_s = PROGRESS_S
 
@@ -82,76 +84,102 @@ class IncomingObject:
             ConnectionLostError: the sender went away, or is too slow.
             FrameError: it sends something else.
         """
-        sender, receiver = trio.open_memory_channel[bytes](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, receiver)
-            async with sender:
-                is_complete = await self._receive(request, sender)
-        if self._has_failed:
-            return End.FAILED
-        return End.COMPLETE if is_complete else End.ABORTED
-
-    async def _receive(self, request: int, written: trio.MemorySendChannel[bytes]) -> bool:
-        """Hand on what comes.  Returns whether all came."""
-        held = bytearray()
         is_complete = True
         with trio.CancelScope() as closing:
             while self._left_bytes:
-                message = await self._next_message()
+                message = await self._other_message()
                 if isinstance(message, Goodbye):
                     self.is_last = True
                     closing.deadline = trio.current_time() + CLOSING_S
-                    continue
-                if isinstance(message, Abort) and message.request == request:
+                elif isinstance(message, Abort) and message.request == request:
                     is_complete = False
                     break
-                if not isinstance(message, Data):
+                elif isinstance(message, Data):  # in another encoding than vaultfs's own
+                    await self._disk(self._take, message.data)
+                    await self._tell()
+                elif message is not None:
                     raise FrameError(f"{type(message).__name__} came in the middle of an object")
-                data = self._counted(message.data)
-                del message
-                if self._has_failed:
-                    continue
-                if len(data) >= _LARGE_BYTES and not held:
-                    await written.send(data)
-                    continue
-                held += data
-                if len(held) >= DATA_BYTES:
-                    await written.send(bytes(held))
-                    held = bytearray()
-            if held and not self._has_failed:
-                await written.send(bytes(held))
         if closing.cancelled_caught:
             raise ConnectionLostError(f"an object was not complete {CLOSING_S:.0f} s after its sender had said goodbye")
-        return is_complete
+        if self._failed is not None:
+            return End.FAILED
+        return End.COMPLETE if is_complete else End.ABORTED
 
-    async def _next_message(self) -> FromCaller:
-        """What comes next, within what is left of the time for this part of the object."""
-        began_s = trio.current_time()
-        with trio.move_on_after(self._patience_s):
-            payload = await self._stream.receive_payload()
-            if payload is None:
+    async def _other_message(self) -> FromCaller | None:
+        """Take bytes until something else comes; None: all came."""
+        while True:
+            with self._stream.borrowed():
+                found = await self._disk(self._lot)
+            await self._tell()
+            if not self._left_bytes:
+                return None
+            if found is Next.END:
                 raise ConnectionLostError("the connection ended in the middle of an object")
+            if found is Next.OTHER:
+                self._stream.put_back(self._frames.take_head())
+                payload = await self._in_time(self._stream.receive_payload)
+                if payload is None:
+                    raise ConnectionLostError("the connection ended in the middle of an object")
+                return decode_from_caller(payload)
+            if found is Next.NOTHING:
+                await self._in_time(self._stream.wait_readable)
+
+    async def _in_time(self, wait: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait for the sender, within what is left of the time for this part of the object."""
+        began_s = trio.current_time()
+        with trio.move_on_after(max(0.0, self._patience_s)):
+            found = await wait()
             self._patience_s -= trio.current_time() - began_s
-            return decode_from_caller(payload)
+            return found
         raise ConnectionLostError(f"less than {PROGRESS_BYTES} bytes of an object came within {PROGRESS_S:.0f} s")
 
-    def _counted(self, data: bytes) -> bytes:
+    async def _tell(self) -> None:
+        """Tell the sender, once, that it sends in vain."""
+        if self._failed is not None and not self._is_told:
+            self._is_told = True
+            await self._stream.send(self._failure(self._failed))
+
+    def _lot(self) -> Next:
+        """In a thread: take what is there."""
+        end_s = time.monotonic() + LOT_S
+        was_failed = self._failed is not None
+        found = Next.BYTES
+        while found is Next.BYTES and self._left_bytes and time.monotonic() < end_s:
+            found, count = self._frames.read(self._buffer[self._held_bytes :], self._left_bytes)
+            self._count(count)
+            if self._held_bytes == len(self._buffer):
+                self._write()
+            if self._failed is not None and not was_failed:
+                break  # the sender is to hear of it at once
+        if found in {Next.OTHER, Next.END} or not self._left_bytes:
+            self._write()  # it may end here, and go on another time
+        return found
+
+    def _take(self, data: bytes) -> None:
+        """In a thread: take bytes that came in a message."""
         if len(data) > self._left_bytes:
             raise FrameError("more bytes came than were announced")
-        self._left_bytes -= len(data)
-        self.received_bytes += len(data)
+        while data:
+            part = data[: len(self._buffer) - self._held_bytes]
+            self._buffer[self._held_bytes : self._held_bytes + len(part)] = part
+            self._count(len(part))
+            self._write()
+            data = data[len(part) :]
+
+    def _count(self, count: int) -> None:
+        self._held_bytes += count
+        self._left_bytes -= count
+        self.received_bytes += count
         if self.received_bytes >= self._next_progress_bytes:
             self._next_progress_bytes = self.received_bytes + PROGRESS_BYTES
             self._patience_s = PROGRESS_S
-        return data
 
-    async def _write(self, pieces: trio.MemoryReceiveChannel[bytes]) -> None:
-        async with pieces:
-            async for piece in pieces:
-                if self._has_failed:
-                    continue
-                try:
-                    await self._disk(self._upload.write, piece)
-                except VaultError as error:
-                    self._has_failed = True
-                    await self._stream.send(self._failure(error))
+    def _write(self) -> None:
+        """Write what is held, unless that has failed before."""
+        held, self._held_bytes = self._buffer[: self._held_bytes], 0
+        if not held or self._failed is not None:
+            return
+        try:
+            self._upload.write(held)
+        except VaultError as error:
+            self._failed = error

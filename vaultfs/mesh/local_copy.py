@@ -32,7 +32,7 @@ class LocalCopy:
         layout: where it is.
         header: its ``vault.json``.
         manifests: its snapshots, oldest first.
-        dropped: hashes of manifests that were given up by a prune, and so are not to be brought back.
+        dropped: hashes of manifests that were given up by a prune.
         devices: whose manifests are known to be of this vault, 64 hexadecimal digits each.
         segments: the names of those that lie here.
     """
@@ -42,8 +42,7 @@ class LocalCopy:
         self.layout: Final = layout
         self.header: Final = read_header(layout)
         self.manifests: Final = list_manifests(layout)
-        newest = {self.manifests[-1].hash} if self.manifests else set()
-        self.dropped: Final = known.dropped.keys() - newest
+        self.dropped: Final = frozenset(known.dropped)
         self.devices: Final = {head.device for head in known.heads.values()}
         self.segments: Final[set[SegmentName]] = set(layout.sealed_names())
 

@@ -8,7 +8,9 @@ what came along with it, is held.
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -20,6 +22,19 @@ FRAME_S: Final = 30.0
 """For a frame that has begun to come, and for one that is sent."""
 _LAST_WORD_S: Final = 2.0
 _MOST_DROPPED_BYTES: Final = 4 << 20
+
+
+NextPart = Callable[[], bytes | memoryview | None]
+"""Gives the next part of what is to be sent, in a thread; None at the end."""
+
+_T = TypeVar("_T")
+
+
+class InThread(Protocol):
+    """Does something in a thread."""
+
+    def __call__(self, work: Callable[..., _T], *args: Any) -> Awaitable[_T]:
+        """Call ``work`` and wait for it, cancelled or not."""
 
 
 class ConnectionLostError(RemoteUnreachableError):
@@ -36,8 +51,20 @@ class Transport(Protocol):
     async def send_all(self, data: bytes) -> None:
         """Send bytes; raises `trio.BrokenResourceError` or `trio.ClosedResourceError`."""
 
+    async def send_some(self, next_part: NextPart, in_thread: InThread) -> bool:
+        """Send at least one part; whether there may be more.  Raises likewise."""
+
     async def receive_some(self) -> bytes:
         """Some bytes; none at the end.  Raises likewise."""
+
+    def borrowed(self) -> AbstractContextManager[None]:
+        """While another thread uses `read_now`."""
+
+    def read_now(self, into: memoryview) -> int | None:
+        """In a thread: some bytes; 0 at the end; None: nothing is there.  Raises likewise."""
+
+    async def wait_readable(self) -> None:
+        """Wait until something comes.  Raises likewise."""
 
     async def finish_sending(self) -> None:
         """Nothing more is sent, and the other side hears so.  Raises likewise."""
@@ -82,6 +109,62 @@ class MessageStream:
                 raise _lost(error) from error
         if scope.cancelled_caught:
             raise ConnectionLostError(f"the other side took nothing for {FRAME_S:.0f} s")
+
+    async def send_parts(self, next_part: NextPart, in_thread: InThread) -> None:
+        """Send frames of an object, as `send` sends messages.
+
+        Args:
+            next_part: gives parts of frames; each has its own time.
+            in_thread: calls something in a thread, and waits for it, cancelled or not.
+
+        Raises:
+            ConnectionLostError: as `send`.
+            VaultError: what ``next_part`` raises; if that was between two frames, the stream can be used further.
+        """
+        has_more = True
+        while has_more:
+            with trio.move_on_after(FRAME_S) as scope:
+                try:
+                    has_more = await self._transport.send_some(next_part, in_thread)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    raise _lost(error) from error
+            if scope.cancelled_caught:
+                raise ConnectionLostError(f"the other side took nothing for {FRAME_S:.0f} s")
+
+    def borrowed(self) -> AbstractContextManager[None]:
+        """While a thread uses `read_now`."""
+        return self._transport.borrowed()
+
+    def read_now(self, into: memoryview) -> int | None:
+        """In a thread, while it is `borrowed`: bytes of frames that nobody has taken yet.
+
+        Returns:
+            How many bytes; 0 at the end; None: nothing is there.
+
+        Raises:
+            ConnectionLostError: the connection broke.
+        """
+        if self._decoder.held_bytes:
+            return self._decoder.take_raw(into)
+        try:
+            return self._transport.read_now(into)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(error) from error
+
+    def put_back(self, data: bytes) -> None:
+        """Bytes of `read_now` that begin a frame which is for `receive_payload`."""
+        self._decoder.put_back(data)
+
+    async def wait_readable(self) -> None:
+        """Wait until something comes, when `read_now` has found nothing.
+
+        Raises:
+            ConnectionLostError: this side closed the connection.
+        """
+        try:
+            await self._transport.wait_readable()
+        except trio.ClosedResourceError as error:
+            raise _lost(error) from error
 
     def next_payload(self) -> bytes | None:
         """A payload that has come already; None if none has come wholly.

@@ -385,20 +385,28 @@ def encode(message: Message) -> bytes:
     return frame(_ENCODER.encode(message))
 
 
-def data_frame(data: bytes | memoryview) -> bytes:
-    """What `encode` makes of `Data`, with one copy of the bytes instead of three.
+def data_head(count: int) -> bytes:
+    """What stands before the bytes in the frame of a `Data`.
 
     Args:
-        data: 1 to `DATA_BYTES`.
+        count: of the bytes, 1 to `DATA_BYTES`.
     """
-    count = len(data)
     if count < 1 << 8:
         head = b"\x92\x05\xc4" + count.to_bytes(1, "big")
     elif count < 1 << 16:
         head = b"\x92\x05\xc5" + count.to_bytes(2, "big")
     else:
         head = b"\x92\x05\xc6" + count.to_bytes(4, "big")
-    return b"".join(((len(head) + count).to_bytes(4, "big"), head, data))
+    return (len(head) + count).to_bytes(4, "big") + head
+
+
+def data_frame(data: bytes | memoryview) -> bytes:
+    """What `encode` makes of `Data`, with one copy of the bytes instead of three.
+
+    Args:
+        data: 1 to `DATA_BYTES`.
+    """
+    return b"".join((data_head(len(data)), data))
 
 
 def decode_from_caller(payload: bytes) -> FromCaller:

@@ -13,7 +13,7 @@ parted.  What a prune has given up is not needed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -51,7 +51,8 @@ class Needs:
         heads: snapshots that a peer lists, and the sizes of their manifests.
         awaited: of these snapshots, those that need segments which no peer has, and which ones.
         unsent: snapshots of this machine that no peer lists.
-        strange: snapshots that one peer alone lists, of a device that nobody knows.
+        strange: snapshots that one peer alone lists, of a device that nobody knows; or with another number or device
+            than they have.
         unreadable: snapshots of which nobody can say what they need, and why.
     """
 
@@ -66,14 +67,6 @@ class Needs:
     def newest(self) -> RemoteHead | None:
         """The snapshot with the highest number; the one that a new machine would take."""
         return max((*self.heads, *self.unsent), key=lambda head: (head.seq, head.hash), default=None)
-
-
-@dataclass
-class _Listed:
-    """A manifest that peers list."""
-
-    head: RemoteHead
-    holders: list[PeerId] = field(default_factory=list)
 
 
 class ManifestReader:
@@ -136,7 +129,7 @@ class ManifestReader:
         local = self._local.get(head.hash)
         if local is not None and self._here is not None:
             found = self._here.content(local)
-            if found is not None:
+            if found is not None and (found[1].device.hex(), found[1].seq) == (head.device, head.seq):
                 return found
         data = None if self._shelf is None else self._shelf.get(head.hash)
         return None if data is None else (data, self._checked(head, data))
@@ -190,44 +183,49 @@ async def find_needs(
     if here is not None:
         dropped -= {each.hash for each in here.manifests[-1:]}  # a vault's present is never given up
         await _add_local(needs, here, listed, dropped)
-    devices = _known_devices(listed.values(), here)
+    devices = _known_devices(listed, here)
     held = readable(survey.present)
-    for digest in sorted(listed, key=lambda each: (listed[each].head.seq, each)):
-        each = listed[digest]
-        if digest in dropped:
+    failures: dict[RemoteHead, VaultError] = {}
+    for head in sorted(listed, key=lambda each: (each.seq, each.hash, each.device)):
+        if head.hash in dropped:
             continue
-        if each.head.device not in devices:
-            needs.strange.append(each.head)
+        if head.device not in devices:
+            needs.strange.append(head)
             continue
         try:
-            size_bytes, manifest = await manifests.segments(each.head, each.holders)
+            size_bytes, manifest = await manifests.segments(head, listed[head])
         except (IntegrityError, FormatTooNewError, RemoteError) as error:
-            needs.unreadable[each.head] = error
+            failures[head] = error
             continue
-        needs.heads[each.head] = size_bytes
+        needs.heads[head] = size_bytes
         for name, size in manifest.segments:
             needs.segments.setdefault(name, size)
         awaited = frozenset(name for name, _ in manifest.segments if name not in held)
         if awaited:
-            needs.awaited[each.head] = awaited
+            needs.awaited[head] = awaited
+    known = {head.hash for head in needs.heads}
+    for head, failure in failures.items():
+        if head.hash in known:  # one hash has one name; another is somebody's invention
+            needs.strange.append(head)
+        else:
+            needs.unreadable[head] = failure
     return needs
 
 
-def _listed(survey: Survey) -> dict[str, _Listed]:
-    """The manifests that peers list, by hash."""
-    found: dict[str, _Listed] = {}
+def _listed(survey: Survey) -> dict[RemoteHead, list[PeerId]]:
+    """The manifests that peers list, and which peers."""
+    found: defaultdict[RemoteHead, list[PeerId]] = defaultdict(list)
     for view in survey.present:
         for key in view.heads:
             head = parse_head(key)
-            if head is None:
-                continue
-            each = found.setdefault(head.hash, _Listed(head))
-            if each.head == head:  # one hash has one name; another is somebody's invention
-                each.holders.append(view.known.id)
+            if head is not None:
+                found[head].append(view.known.id)
     return found
 
 
-async def _add_local(needs: Needs, here: LocalCopy, listed: dict[str, _Listed], dropped: set[str]) -> None:
+async def _add_local(
+    needs: Needs, here: LocalCopy, listed: Mapping[RemoteHead, Sequence[PeerId]], dropped: Collection[str]
+) -> None:
     """Take in what this machine's snapshots need, first: where manifests contradict each other, these count."""
 
     def look(local: LocalManifest) -> None:
@@ -241,20 +239,17 @@ async def _add_local(needs: Needs, here: LocalCopy, listed: dict[str, _Listed], 
             return
         for name, size in manifest.segments:
             needs.segments.setdefault(name, size)
-        if local.hash not in listed:
+        if head not in listed:
             needs.unsent.append(head)
-        elif listed[local.hash].head != head:
-            listed[local.hash].head = head
-            listed[local.hash].holders.clear()
 
     for local in here.manifests:
         await trio.to_thread.run_sync(look, local)
 
 
-def _known_devices(listed: Iterable[_Listed], here: LocalCopy | None) -> set[str]:
+def _known_devices(listed: Mapping[RemoteHead, Sequence[PeerId]], here: LocalCopy | None) -> set[str]:
     peers_of: defaultdict[str, set[PeerId]] = defaultdict(set)
-    for each in listed:
-        peers_of[each.head.device].update(each.holders)
+    for head, peers in listed.items():
+        peers_of[head.device].update(peers)
     known = {device for device, peers in peers_of.items() if len(peers) > 1}
     if here is not None:
         known |= here.devices

@@ -104,7 +104,7 @@ class Upload:
         os.lseek(self.descriptor, self.received_bytes, os.SEEK_SET)
         self.offset = self.received_bytes
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
 
         Raises:
@@ -157,7 +157,7 @@ class Upload:
             if not self._is_over:
                 self._end(keep and self.received_bytes > 0)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | memoryview) -> None:
         self._hasher.update(data)
         self.received_bytes += len(data)
         self.coming.awaited_bytes = self.size_bytes - self.received_bytes

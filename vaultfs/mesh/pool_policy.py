@@ -5,7 +5,7 @@ event it goes through those who wait, in the order in which they came, and each
 
  1. gets a connection to its peer that is free,
  2. or counts on one that is being dialled or pinged and on which no earlier one counts,
- 3. or has one pinged, if nobody used it for long,
+ 3. or has one pinged, if nobody used it for long, or another of its peer was lost in use since,
  4. or has one dialled, if the limits and the peer's breaker allow,
  5. or has the least recently used idle connection of another peer closed, and counts on its place,
  6. or waits with nothing to count on.  Then so do all behind it that want the same peer, but nobody else.
@@ -140,6 +140,7 @@ class PoolPolicy:
             return []
         record.leases.remove(lease)
         if self._is_closed(record.id):
+            self._doubt_idle(record.peer)
             self._retire(record)
         elif not record.leases:
             self._rest(record, now_s)
@@ -176,7 +177,8 @@ class PoolPolicy:
         self._totals.ping_failures += 1
         self._totals.closed_stale += 1
         self._drop(record)
-        # The others were used even longer ago: whatever ended this one has ended them, and each would cost a time-out.
+        # The others were used even longer ago, or are doubted too: whatever ended this one has ended them, and each
+        # would cost a time-out.
         for other in tuple(self._records.of(record.peer)):
             if other.state is State.IDLE and self._is_doubtful(other, now_s):
                 self._totals.closed_stale += 1
@@ -190,6 +192,8 @@ class PoolPolicy:
             return []
         if record.is_trial:
             self._breakers.given_up(record.peer)
+        if record.leases:
+            self._doubt_idle(record.peer)
         self._totals.closed_stale += record.state in {State.IDLE, State.CHECKING}
         self._records.remove(record)
         return self._settle(now_s)
@@ -425,11 +429,17 @@ class PoolPolicy:
     def _expires_s(self, idle: Record) -> float:
         return idle.idle_since_s + self._limits.idle_timeout_s
 
+    def _doubt_idle(self, peer: PeerId) -> None:
+        """One was lost in use: a peer that has gone silent must cost one time-out, and not one on each connection."""
+        for record in self._records.of(peer):
+            record.is_doubted |= record.state is State.IDLE
+
     def _is_doubtful(self, idle: Record, now_s: float) -> bool:
-        return now_s - idle.idle_since_s > self._limits.health_check_after_s
+        return idle.is_doubted or now_s - idle.idle_since_s > self._limits.health_check_after_s
 
     def _rest(self, record: Record, now_s: float) -> None:
         record.idle_since_s = now_s
+        record.is_doubted = False
         self._records.enter(record, State.IDLE)
 
     def _say_goodbye(self, record: Record) -> None:

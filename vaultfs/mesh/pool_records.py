@@ -146,6 +146,7 @@ class Record:
     Attributes:
         is_trial: it is being dialled, and nobody else may dial this peer until that is decided.
         was_used: somebody had it before.
+        is_doubted: it is idle, and another one of its peer was lost in use since; it is pinged before it is used.
         idle_since_s: when it was used last, or answered a ping.
         leases: whose it is.
     """
@@ -155,6 +156,7 @@ class Record:
     state: State
     is_trial: bool = False
     was_used: bool = False
+    is_doubted: bool = False
     idle_since_s: float = 0.0
     leases: set[LeaseId] = field(default_factory=set)
 

@@ -4,6 +4,9 @@ A whole segment, manifest or share is written to a file without a name while its
 other bytes is passed over from then on, as far as others have what is wanted.  A part of a segment cannot be checked
 here; it has to open with the vault's key.  If the same part is asked for again soon, because it did not, another
 peer is asked first.
+
+A peer that sends nothing costs three seconds and not the minute that a connection may be silent: then the next is asked
+too, and whoever is first counts.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import io
 import logging
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+import trio
 from blake3 import blake3
 
 from vaultfs.errors import (
@@ -36,6 +41,10 @@ log = logging.getLogger(__name__)
 
 SPOOLED_BYTES: Final = 4 << 20
 """Up to here, what comes stays in memory; a reader of a clone asks for as much."""
+SILENT_S: Final = 3.0
+"""A peer that has sent nothing for so long is left to itself, and another is asked too; who reads a file waits."""
+SHUNNED_S: Final = 300.0
+"""After that it is asked last for so long."""
 _REMEMBERED: Final = 4096
 
 
@@ -91,6 +100,68 @@ class HashingFile(io.RawIOBase):
         return self._hash.hexdigest()
 
 
+class _Attempt:
+    """One peer's bytes.
+
+    Args:
+        file: where they go.
+        most_bytes: there may be so many.
+
+    Attributes:
+        file: likewise.
+        sink: likewise, hashed.
+        is_kept: somebody else closes the file.
+    """
+
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+        self.file: Final = file
+        self.sink: Final = HashingFile(file, most_bytes)
+        self.is_kept = False
+        self._left: Final = trio.Event()
+
+    def leave(self) -> None:
+        """It is over."""
+        self._left.set()
+        if not self.is_kept:
+            self.file.close()
+
+    async def is_silent(self) -> bool:
+        """Wait until it is over, or until nothing has come for `SILENT_S`; return whether that is so."""
+        came = -1
+        while not self._left.is_set() and came < self.sink.count:
+            came = self.sink.count
+            with trio.move_on_after(SILENT_S):
+                await self._left.wait()
+        return not self._left.is_set()
+
+
+@dataclass
+class _Race:
+    """Several peers that are asked for the same thing."""
+
+    failures: list[VaultError] = field(default_factory=list)
+    fatal: VaultError | None = None
+    winner: tuple[PeerId, _Attempt] | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def won(self, peer: PeerId, attempt: _Attempt) -> None:
+        """Somebody has brought it; the second to do so is too late."""
+        if self.winner is None:
+            attempt.is_kept = True
+            self.winner = peer, attempt
+            self.scope.cancel()
+
+    def end(self, error: VaultError) -> None:
+        """Nobody can bring it."""
+        self.fatal = self.fatal or error
+        self.scope.cancel()
+
+    def discard(self) -> None:
+        """What came is not wanted."""
+        if self.winner is not None:
+            self.winner[1].file.close()
+
+
 class Reader:
     """Reads objects of one vault from its peers.
 
@@ -103,6 +174,7 @@ class Reader:
         self._vault_id: Final = vault_id
         self._scratch: Final = scratch
         self._distrusted: Final[set[PeerId]] = set()
+        self._silent_until_s: Final[dict[PeerId, float]] = {}
         self._served: Final[OrderedDict[tuple[str, int, int | None], PeerId]] = OrderedDict()
 
     @property
@@ -127,27 +199,13 @@ class Reader:
             NoSpaceError, StorageError: this machine's disk cannot take it.
             VaultError: what the first that failed said.
         """
-        failures: list[VaultError] = []
-        for peer in self._in_order(peers):
-            file = self._spool(most_bytes)
-            hashing = HashingFile(file, most_bytes)
-            try:
-                await client.fetch(peer, self._vault_id, key, cast("BinaryIO", hashing))
-                if digest is not None and hashing.hexdigest() != digest:
-                    raise IntegrityError(f"{client.name(peer)} sent other bytes than those of {key}")
-            except VaultError as error:
-                file.close()
-                if hashing.failure is not None:
-                    raise hashing.failure from error
-                failures.append(error)
-                self._judge(peer, error)
-            except BaseException:
-                file.close()
-                raise
-            else:
-                file.seek(0)
-                return file
-        raise worst_of(failures, key)
+
+        async def fetch(peer: PeerId, sink: HashingFile) -> None:
+            await client.fetch(peer, self._vault_id, key, cast("BinaryIO", sink))
+            if digest is not None and sink.hexdigest() != digest:
+                raise IntegrityError(f"{client.name(peer)} sent other bytes than those of {key}")
+
+        return (await self._first(self._in_order(peers), key, most_bytes, fetch))[1]
 
     async def part(
         self, client: MeshClient, peers: Sequence[PeerId], key: str, offset: int, length: int | None
@@ -162,36 +220,73 @@ class Reader:
         last = self._served.pop(part, None)
         if last in order:  # it was asked for again, so what came may have been wrong
             order = [*(peer for peer in order if peer != last), last]
-        failures: list[VaultError] = []
-        for peer in order:
-            most_bytes = LARGEST_SEGMENT_BYTES if length is None else length
-            file = self._spool(most_bytes)
-            sink = HashingFile(file, most_bytes)
+
+        async def fetch(peer: PeerId, sink: HashingFile) -> None:
+            await client.fetch(peer, self._vault_id, key, cast("BinaryIO", sink), offset=offset, length=length)
+
+        most_bytes = LARGEST_SEGMENT_BYTES if length is None else length
+        peer, file = await self._first(order, key, most_bytes, fetch)
+        self._served[part] = peer
+        if len(self._served) > _REMEMBERED:
+            self._served.popitem(last=False)
+        return file
+
+    async def _first(
+        self,
+        order: Sequence[PeerId],
+        key: str,
+        most_bytes: int,
+        fetch: Callable[[PeerId, HashingFile], Awaitable[None]],
+    ) -> tuple[PeerId, BinaryIO]:
+        """What the first peer brings that succeeds: the next is asked when one has failed, or sends nothing."""
+        race = _Race()
+
+        async def ask(peer: PeerId, attempt: _Attempt) -> None:
             try:
-                await client.fetch(peer, self._vault_id, key, cast("BinaryIO", sink), offset=offset, length=length)
+                await fetch(peer, attempt.sink)
             except VaultError as error:
-                file.close()
-                if sink.failure is not None:
-                    raise sink.failure from error
-                failures.append(error)
+                if attempt.sink.failure is not None:  # of this disk: nobody else can help
+                    race.end(attempt.sink.failure)
+                race.failures.append(error)
                 self._judge(peer, error)
-            except BaseException:
-                file.close()
-                raise
             else:
-                self._served[part] = peer
-                if len(self._served) > _REMEMBERED:
-                    self._served.popitem(last=False)
-                file.seek(0)
-                return file
-        raise worst_of(failures, key)
+                self._silent_until_s.pop(peer, None)
+                race.won(peer, attempt)
+            finally:
+                attempt.leave()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                race.scope = nursery.cancel_scope
+                for peer in order:
+                    try:
+                        attempt = _Attempt(self._spool(most_bytes), most_bytes)
+                    except OSError as error:
+                        race.end(storage_error("cannot keep what a peer sends", error))
+                        break
+                    nursery.start_soon(ask, peer, attempt)
+                    if await attempt.is_silent():
+                        log.info("a peer has sent nothing of %s for %g s; another is asked", key, SILENT_S)
+                        self._silent_until_s[peer] = trio.current_time() + SHUNNED_S
+        except BaseException:
+            race.discard()
+            raise
+        if race.fatal is not None:
+            race.discard()
+            raise race.fatal
+        if race.winner is None:
+            raise worst_of(race.failures, key)
+        peer, attempt = race.winner
+        attempt.file.seek(0)
+        return peer, attempt.file
 
     def distrust(self, peer: PeerId) -> None:
         """Ask this peer after all others."""
         self._distrusted.add(peer)
 
     def _in_order(self, peers: Sequence[PeerId]) -> list[PeerId]:
-        return sorted(peers, key=self._distrusted.__contains__)
+        now_s = trio.current_time()
+        return sorted(peers, key=lambda peer: (peer in self._distrusted, self._silent_until_s.get(peer, 0.0) > now_s))
 
     def _judge(self, peer: PeerId, error: VaultError) -> None:
         if isinstance(error, IntegrityError):

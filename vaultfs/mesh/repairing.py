@@ -141,7 +141,6 @@ class Repair:
         self._outcome: Final = Repaired()
         self._failures: Final[dict[PeerId, int]] = {}
         self._distrusted: Final[dict[PeerId, set[SegmentName]]] = {}
-        self._mended: Final[set[tuple[PeerId, SegmentName]]] = set()
 
     def plan(self) -> RepairPlan:
         """What there is to do, as things are now."""
@@ -207,8 +206,8 @@ class Repair:
         name, size = copy.name, copy.size_bytes
         counted = self._meter.counted(size)
         try:
-            async with self._source(copy) as source:
-                await self._send(copy, source, counted)
+            async with self._source(copy) as (source, is_local):
+                await self._send(copy, source, counted, is_local=is_local)
         except _NoSourceError:
             counted.drop()
         except _DestinationError:
@@ -220,15 +219,16 @@ class Repair:
             view = self._survey.views[copy.dest]
             view.segments[name] = size
             view.room_bytes -= size
-            if name in self._distrusted.get(copy.dest, ()):  # it was compared with its hash as it arrived
-                self._distrusted[copy.dest].discard(name)
-                self._mended.add((copy.dest, name))
+            # Whatever it had before: this was compared with its hash as it arrived.
+            self._distrusted.get(copy.dest, set()).discard(name)
 
-    async def _send(self, copy: Copy, source: SegmentSource, counted: _Counted) -> None:
+    async def _send(self, copy: Copy, source: SegmentSource, counted: _Counted, *, is_local: bool) -> None:
         key, digest = segment_key(copy.name), bytes.fromhex(copy.name)
         try:
             await self._client.store(copy.dest, self._vault, key, MeteredSource(source, counted.sent), digest)
         except VaultError as error:
+            if source.failure is not None and not is_local:
+                raise source.failure from error  # what had come right is not any more: the disk here fails
             if source.failure is not None:
                 self._is_damaged(copy.name, source.failure)
                 raise _NoSourceError from error
@@ -257,19 +257,16 @@ class Repair:
         if isinstance(error, IntegrityError | StorageError):
             self._outcome.damaged_here.add(name)
 
-    def _is_wrong(self, peer: PeerId, name: SegmentName, error: VaultError) -> None:
-        """A peer has not what it said it has.  It may be sent a good copy, once."""
+    def _is_wrong(self, peer: PeerId, name: SegmentName) -> None:
+        """A peer has not what it said it has.  It may be sent a good copy."""
         self._outcome.wrong.setdefault(peer, set()).add(name)
         self._distrusted.setdefault(peer, set()).add(name)
-        if (peer, name) in self._mended:
-            self._failures[peer] = MOST_FAILURES
-            self._outcome.errors.setdefault(peer, error)
 
     # --- sources
 
     @asynccontextmanager
-    async def _source(self, copy: Copy) -> AsyncIterator[SegmentSource]:
-        """The segment, from here or from a peer.
+    async def _source(self, copy: Copy) -> AsyncIterator[tuple[SegmentSource, bool]]:
+        """The segment, from here or from a peer; and whether it lies here.
 
         Raises:
             _NoSourceError: nobody has it; what was wrong is excluded.
@@ -284,7 +281,7 @@ class Repair:
                 self._is_damaged(copy.name, error)
             else:
                 try:
-                    yield source
+                    yield source, True
                 finally:
                     opened.__exit__(None, None, None)  # closes a descriptor
                 return
@@ -292,7 +289,7 @@ class Repair:
             file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._scratch, buffering=0))  # noqa: SIM115  # closed below
         try:
             await self._fetch(copy, file)
-            yield source_of(file.fileno(), copy.name, copy.size_bytes, lambda: None)
+            yield source_of(file.fileno(), copy.name, copy.size_bytes, lambda: None), False
         finally:
             file.close()
 
@@ -315,7 +312,7 @@ class Repair:
                 failures.append(error)
                 log.info("%s", error)
                 if isinstance(error, IntegrityError | ObjectMissingError):
-                    self._is_wrong(peer, copy.name, error)
+                    self._is_wrong(peer, copy.name)
                 else:
                     self._has_failed(peer, error)
             else:

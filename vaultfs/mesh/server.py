@@ -24,7 +24,7 @@ from vaultfs.ids import PeerId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.answers import Answers, RevokedError, failure
 from vaultfs.mesh.conversation import IDLE_S, MOST_BODIES, Conversation, Resources
-from vaultfs.mesh.frames import FIRST_PAYLOAD_BYTES, FrameError
+from vaultfs.mesh.frames import FrameError
 from vaultfs.mesh.grants import Grants
 from vaultfs.mesh.identity import Identity, short_peer_id
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
@@ -122,7 +122,6 @@ class PeerServer:
         self._limits: Final = limits
         self._on_event: Final = on_event
         self._connections: Final[dict[_Connection, None]] = {}  # in the order in which they came
-        self._is_leaving = False
         self._all_ended = trio.Event()
         self._refusals: Final = QuietLog(log)
 
@@ -188,7 +187,7 @@ class PeerServer:
     async def _talk(self, connection: _Connection, socket: trio.SocketStream, host: str) -> None:
         tls, peer = await handshake(socket, self._context, server_side=True)
         connection.peer = peer
-        stream = MessageStream(tls, FIRST_PAYLOAD_BYTES)
+        stream = MessageStream(tls)
         try:
             is_known = await self._resources.disk(self._resources.answers.is_known, peer)
         except VaultError as error:
@@ -225,8 +224,6 @@ class PeerServer:
 
     def _reason_against(self, peer: PeerId, *, is_known: bool) -> str | None:
         """Why one more connection of an identity is not taken; None: it is."""
-        if self._is_leaving:
-            return "this peer goes down"
         conversations = [each.conversation for each in self._connections if each.conversation is not None]
         if sum(each.caller == peer for each in conversations) >= self._limits.of_one:
             return f"you have {self._limits.of_one} connections already"
@@ -236,7 +233,6 @@ class PeerServer:
 
     async def leave(self) -> None:
         """Say goodbye on all connections, and cut those that have not ended in time.  Nothing is accepted any more."""
-        self._is_leaving = True
         self._all_ended = trio.Event()
         for connection in self._connections:
             if connection.conversation is None:

@@ -7,18 +7,19 @@ costs a question to each peer.  It lies in the user's state directory: ``<vault 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
-from vaultfs.errors import VaultError
+from vaultfs.errors import UsageError, VaultError
 from vaultfs.ids import PeerId, SegmentName
-from vaultfs.mesh.identity import format_peer_id
+from vaultfs.mesh.identity import format_peer_id, parse_peer_id
 from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
 from vaultfs.storage.durable import atomic_replace, storage_errors
 
@@ -133,19 +134,27 @@ class StandingFile:
                 known[peer] = standing
         return Standing(known, {SegmentName(name) for name in stored.short})
 
-    def save(self, standing: Standing) -> None:
+    def save(self, standing: Standing, since: Standing | None = None) -> None:
         """Remember it; what others have learned of audits and witnesses, since it was loaded, stays.
+
+        Args:
+            standing: what is to be remembered.
+            since: as it was loaded: of what has too few copies, only what was found out since then is changed; None:
+                everything was looked at.
 
         Raises:
             NoSpaceError, ReadOnlyError, StorageError: it is not remembered.
         """
         with self._file.locked():
             now = self.load()
+            short = standing.short
+            if since is not None:
+                short = (now.short - (since.short - short)) | (short - since.short)
             peers = {
                 peer.hex(): _StoredPeer(**asdict(each.with_later(now.of(peer))))
                 for peer, each in (now.peers | standing.peers).items()
             }
-            self._file.save(_StoredFile(FORMAT_VERSION, peers, tuple(sorted(standing.short)[:_MOST_SHORT])))
+            self._file.save(_StoredFile(FORMAT_VERSION, peers, tuple(sorted(short)[:_MOST_SHORT])))
 
     def load_held(self, peer: PeerId) -> dict[SegmentName, int]:
         """The segments that a peer said it has, and their sizes; none if that is not known."""
@@ -168,6 +177,52 @@ class StandingFile:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = b"".join(_HELD.pack(bytes.fromhex(name), size) for name, size in held.items())
         atomic_replace(path, data[:_MOST_HELD_BYTES])
+
+    def holders(self) -> list[PeerId]:
+        """The peers of which `load_held` knows something, those that are in no book any more included."""
+        found = []
+        for path in sorted(self._path.parent.glob(f"{self._path.stem}.*.held")):
+            printed = path.name.removeprefix(f"{self._path.stem}.").removesuffix(".held")
+            with contextlib.suppress(UsageError):  # a file that nobody here has written
+                found.append(parse_peer_id(printed))
+        return found
+
+    def forget_held(self, peer: PeerId) -> None:
+        """Forget what a peer said it has.
+
+        Raises:
+            ReadOnlyError, StorageError: it cannot be forgotten.
+        """
+        path = self._held_path(peer)
+        with storage_errors(f"cannot remove {path}"):
+            path.unlink(missing_ok=True)
+
+    def removed(self, peer: PeerId, others: Iterable[PeerId], replicas: int) -> int:
+        """A peer holds the vault no more: remember what has too few copies without it.
+
+        Args:
+            peer: its id.
+            others: those that are left.
+            replicas: how many copies there are to be.
+
+        Returns:
+            How many segments.
+
+        Raises:
+            NoSpaceError, ReadOnlyError, StorageError: it is not remembered.
+        """
+        left = [self.load_held(other) for other in others]
+        short = {
+            name
+            for name, size in self.load_held(peer).items()
+            if sum(held.get(name) == size for held in left) < replicas
+        }
+        standing = self.load()
+        since = Standing(short=set(standing.short))
+        standing.short |= short
+        self.save(standing, since)
+        self.forget_held(peer)
+        return len(short)
 
     def _held_path(self, peer: PeerId) -> Path:
         return self._path.with_suffix(f".{format_peer_id(peer)}.held")

@@ -7,8 +7,10 @@ Where it differs from other stores, within the contract of `vaultfs.remotes.stor
 
 - an object counts as stored when one peer has it durably, and as there if any peer that answers has it;
 - a listing is what all peers that answer list together;
-- segments and manifests are deleted only with a signer, which takes the vault's key (docs/mesh-protocol.md, section 8);
-  peers that are away keep what they have.
+- segments and manifests are deleted only with a signer, which takes the vault's key (docs/mesh-protocol.md, section 8).
+  Who has one is a prune, and takes all peers: what it lists, or finds missing, is what all say, and its notes are on
+  all.  So it and a sync see each other, however few peers the sync can reach.  A peer that then fails to carry out an
+  order keeps what it has, and the record that names it.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
+
+import trio
 
 from vaultfs.errors import RemoteRefusedError, RemoteUnreachableError, UsageError, VaultError
 from vaultfs.ids import PeerId, SegmentName, VaultId
-from vaultfs.mesh.asking import ask_all, worst_of
+from vaultfs.mesh.asking import Answers, ask_all, worst_of
 from vaultfs.mesh.book import Book, VaultPeers
 from vaultfs.mesh.client import Contact, MeshClient, Signer
 from vaultfs.mesh.coded import CodedSegments, Held
 from vaultfs.mesh.headers import read_headers
 from vaultfs.mesh.identity import Identity, require_identity
+from vaultfs.mesh.losses import find_losses
 from vaultfs.mesh.messages import MOST_KEYS
 from vaultfs.mesh.places import book_path, identity_path, vault_state_path
 from vaultfs.mesh.reading import Reader
@@ -95,7 +100,7 @@ class MeshStore:
         identity: gives that of this machine; called when the first peer is called.
         standing: where it is remembered how the peers were.
         scratch: a directory for files without a name; None: the system's.
-        sign: signs orders to delete; None: nothing but notes can be deleted.
+        sign: signs orders to delete; None: nothing but notes can be deleted.  With it, all peers have to answer.
 
     Attributes:
         undeleted: peers that have not carried out an order to delete, and why the first one.
@@ -122,6 +127,7 @@ class MeshStore:
         self._coded: Final = CodedSegments(page.vault_id, self._peers, scratch)
         self._writer: Final = Writer(page, self._standing, self._coded)
         self._sign = sign
+        self._former: Final[set[PeerId]] = set()
         self.undeleted: Final[dict[PeerId, VaultError]] = {}
 
     @classmethod
@@ -149,7 +155,10 @@ class MeshStore:
         require_key(key)
         name = parse_segment(key)
         if name is None:
-            self._call(lambda client: self._writer.everywhere(client, key, source, if_absent=if_absent))
+            takes_all = self._sign is not None
+            self._call(
+                lambda client: self._writer.everywhere(client, key, source, if_absent=if_absent, takes_all=takes_all)
+            )
         else:
             self._call(lambda client: self._writer.segment(client, name, source, self._reader.distrusted))
 
@@ -223,12 +232,45 @@ class MeshStore:
     def close(self) -> None:
         """End connections, and remember how the peers were.  Doing it twice is harmless."""
         self._thread.close()
-        if self._standing != self._before:
-            self._before.peers, self._before.short = dict(self._standing.peers), set(self._standing.short)
-            try:
-                self._file.save(self._standing)
-            except VaultError as error:  # hints only: what was asked for is done
-                log.warning("%s", error)
+        try:
+            if self._standing != self._before:
+                self._file.save(self._standing, self._before)
+                self._before.peers, self._before.short = dict(self._standing.peers), set(self._standing.short)
+            known = self._writer.known
+            self._writer.reset()
+            for view in () if known is None else known.present:
+                self._file.save_held(view.known.id, view.segments)
+            for peer in self._former:
+                self._file.forget_held(peer)
+            self._former.clear()
+        except VaultError as error:  # hints only: what was asked for is done
+            log.warning("%s", error)
+
+    # --- beyond the contract
+
+    def lost(self, known: Mapping[SegmentName, int]) -> set[SegmentName]:
+        """Which of some segments that were stored are on no peer any more, though nobody deleted them.
+
+        What has only fewer copies than before is remembered as short.
+
+        Args:
+            known: their sizes in bytes.
+
+        Raises:
+            VaultError: no peer answers.
+        """
+        return self._call(lambda client: self._lost(client, known))
+
+    async def _lost(self, client: MeshClient, known: Mapping[SegmentName, int]) -> set[SegmentName]:
+        found = await self._writer.survey(client)
+        found.require_any()
+        holders = await trio.to_thread.run_sync(self._file.holders)
+        before = {peer: await trio.to_thread.run_sync(self._file.load_held, peer) for peer in holders}
+        never_seen = {peer for peer in self._peers if not self._standing.of(peer).seen_ns}
+        losses = find_losses(found, before, known, self.page.replicas, never_seen=never_seen)
+        self._standing.short |= losses.short
+        self._former.update(peer for peer in holders if peer not in found.views)
+        return losses.gone
 
     # --- the parts
 
@@ -264,31 +306,57 @@ class MeshStore:
             return (await client.have(peer, self._vault, [name])).get(name)
 
         answers = await ask_all(self._peers, ask)
-        answers.require_any(key)
+        self._require_enough(answers, key)
         sizes = [size for size in answers.values.values() if size is not None]
         if name is not None and not sizes:
-            return await self._coded.size_bytes(client, name)
+            size = await self._coded.size_bytes(client, name)
+            if size is None:
+                self._require_answers_of_holders(name, answers.failures)
+            return size
         return max(sizes, key=lambda size: (sizes.count(size), size), default=None)
+
+    def _require_answers_of_holders(self, name: SegmentName, failures: Mapping[PeerId, VaultError]) -> None:
+        """What a peer had a moment ago is not missing because it is away now.
+
+        Raises:
+            VaultError: one that had it does not answer.
+        """
+        known = self._writer.known
+        views = {} if known is None else known.views
+        away = [error for peer, error in failures.items() if peer in views and name in views[peer].segments]
+        if away:
+            raise worst_of(away, segment_key(name))
 
     async def _listing(self, client: MeshClient, prefix: str) -> dict[str, int]:
         answers = await ask_all(self._peers, lambda peer: client.listing(peer, self._vault, prefix))
-        answers.require_any(f"a list of {prefix or 'all objects'}")
+        self._require_enough(answers, f"a list of {prefix or 'all objects'}")
         found: dict[str, int] = {}
         for infos in answers.values.values():
             for info in infos:
                 found[info.key] = max(info.size_bytes, found.get(info.key, 0))
         if segment_prefix_of(prefix):
             shares = await ask_all(self._peers, lambda peer: client.listing(peer, self._vault, SHARES_PREFIX))
+            self._require_enough(shares, "a list of shares")
             keys = (info.key for infos in shares.values.values() for info in infos)
             for name, size in whole_segments(keys).items():
                 if (key := segment_key(name)).startswith(prefix):
                     found.setdefault(key, size)
         return found
 
+    def _require_enough(self, answers: Answers[Any], what: str) -> None:
+        """That one peer has answered will do, but for a prune."""
+        if self._sign is None:
+            answers.require_any(what)
+        else:
+            answers.require_all(what)
+
     async def _delete(self, client: MeshClient, key: str) -> None:
         sign = self._sign
         if key.startswith(NOTE_PREFIXES):
-            answers = await ask_all(self._peers, lambda peer: client.forget(peer, self._vault, key))
+            # Where something was not deleted, the record that says so stays: a later prune goes on with it.
+            kept = self.undeleted.keys() if key.startswith(CONDEMNED_PREFIX) else frozenset()
+            peers = [peer for peer in self._peers if peer not in kept]
+            answers = await ask_all(peers, lambda peer: client.forget(peer, self._vault, key))
         elif sign is None:
             raise RemoteRefusedError(
                 f"peers delete {key} only on an order that the vault's key has signed; 'vaultfs prune' asks for the "

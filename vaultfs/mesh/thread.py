@@ -1,10 +1,12 @@
 """The mesh for those who block: an event loop with a client, in a thread that begins when it is first needed.
 
-Any number of threads may call at once.  Nothing is started before the first call, so a process may fork until then.
+Any number of threads may call at once.  Nothing is started before the first call.  If the loop has ended, by a fault or
+because the process has forked since, the next call begins another.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
@@ -15,6 +17,8 @@ from vaultfs.errors import RemoteUnreachableError
 from vaultfs.mesh.client import Contact, MeshClient, open_client
 from vaultfs.mesh.identity import Identity
 from vaultfs.mesh.pool import PoolLimits
+
+log = logging.getLogger(__name__)
 
 CLOSE_S: Final = 5.0
 """How long `close` waits for polite ends; the thread is a daemon, so a process never hangs on it."""
@@ -57,7 +61,7 @@ class MeshThread:
         with self._lock:
             if self._is_closed:
                 raise _closed()
-            if self._loop is None:
+            if self._loop is None or not self._loop.is_running:
                 self._loop = _Loop(self._identity(), self._contacts, self._limits)
             return self._loop
 
@@ -87,10 +91,17 @@ class _Loop:
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except BaseException as error:  # noqa: BLE001  # the caller's thread raises it
-            self._failure = error
+        except BaseException as error:
+            if self._is_ready.is_set():
+                log.exception("what talks to peers has failed; it begins anew")  # who waits hears that it was closed
+            self._failure = error  # the caller's thread raises it
         finally:
             self._is_ready.set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether calls can be made; not so in a child of the process that began it."""
+        return self._thread.is_alive()
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()

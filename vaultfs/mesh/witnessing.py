@@ -204,7 +204,7 @@ async def prove_claims(
                     continue
                 evidence.unproved.pop(peer, None)  # what is proved is enough
                 before = found.get(head)
-                peers = (peer,) if before is None else (*before.peers, peer)
+                peers = (peer,) if before is None else tuple(sorted((*before.peers, peer)))
                 found[head] = Proved(head, peers, manifest.created_ns)
                 return
         if scope.cancelled_caught:

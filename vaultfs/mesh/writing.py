@@ -17,10 +17,11 @@ from blake3 import blake3
 
 from vaultfs.errors import NoSpaceError, ObjectExistsError, RemoteRefusedError, VaultError
 from vaultfs.ids import PeerId, SegmentName
-from vaultfs.mesh.asking import ask_all, first_of
+from vaultfs.mesh.asking import ask_all, first_of, not_all
 from vaultfs.mesh.book import VaultPeers
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.coded import CodedSegments
+from vaultfs.mesh.dialing import peer_name
 from vaultfs.mesh.headers import next_revision
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.repair_plan import plan_repair
@@ -159,8 +160,17 @@ class Writer:
         else:
             view.segments[name] = source.size_bytes
 
-    async def everywhere(self, client: MeshClient, key: str, source: Source, *, if_absent: bool = False) -> None:
+    async def everywhere(
+        self, client: MeshClient, key: str, source: Source, *, if_absent: bool = False, takes_all: bool = False
+    ) -> None:
         """Store a small object on every peer that answers.
+
+        Args:
+            client: to ask with.
+            key: its name.
+            source: its bytes.
+            if_absent: refuse to replace an object.
+            takes_all: if a peer does not take it, that is an error; some may have it then.
 
         Raises:
             VaultError: what the first failure was, if nobody has taken it; a peer that has it already, with
@@ -168,6 +178,8 @@ class Writer:
         """
         found = await self.survey(client)
         found.require_any()
+        if takes_all:
+            _require_all(found)
         data = await trio.to_thread.run_sync(read_all, key, source)
         digest = blake3(data).digest()
         revision = next_revision(view.header_revision for view in found.present) if key == HEADER_KEY else 0
@@ -185,7 +197,7 @@ class Writer:
         if if_absent:
             await self._create(client, key, sorted(takers), partial(send, is_new=True))
         answers = await ask_all(takers, send)
-        answers.require_any(key)
+        (answers.require_all if takes_all else answers.require_any)(key)
 
     async def _create(
         self, client: MeshClient, key: str, takers: Sequence[PeerId], create: Callable[[PeerId], Awaitable[None]]
@@ -212,13 +224,30 @@ class Writer:
         raise first_of(failures)
 
     def forget(self, names: Iterable[SegmentName], peers: Iterable[PeerId]) -> None:
-        """Note that peers do not hold segments any more."""
+        """Note that peers do not hold segments any more, and nobody needs them."""
+        names = tuple(names)
+        self._standing.short.difference_update(names)
         if self._survey is None:
             return
         for peer in peers:
             for name in names:
                 self._survey.views[peer].segments.pop(name, None)
                 self._survey.views[peer].shares.pop(name, None)
+
+
+def _require_all(found: Survey) -> None:
+    """See that every peer can be sent something.
+
+    Raises:
+        VaultError: one cannot.
+    """
+    for view in found.views.values():
+        if view.error is not None:
+            raise not_all(view.error)
+        if not view.takes:
+            raise not_all(
+                RemoteRefusedError(f"{peer_name(view.known.id, view.known.address)} lets this machine only read")
+            )
 
 
 def _believed(view: PeerView, name: SegmentName, doubtful: Collection[PeerId]) -> dict[SegmentName, int]:

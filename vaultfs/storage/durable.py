@@ -51,7 +51,7 @@ def storage_errors(what: str) -> Iterator[None]:
         raise storage_error(what, error) from error
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of ``data`` at the descriptor's position, in as many calls as it takes.
 
     Raises:

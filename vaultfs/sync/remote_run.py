@@ -2,7 +2,8 @@
 
 A look costs two requests, ``vault.json`` and the list of snapshots, as long as the ledger agrees with them.  All
 segments are listed if the ledger is new or was damaged, if the remote has lost something, if a prune of another
-machine has deleted something, or if the caller wishes it.
+machine has deleted something, or if the caller wishes it.  A remote that may lose what was stored, as peers do, finds
+out what is gone each time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from vaultfs.errors import (
@@ -40,6 +41,8 @@ from vaultfs.sync.remote_objects import (
     read_remote_header,
     read_remote_manifest,
 )
+
+FindLost = Callable[[Mapping[SegmentName, int]], Collection[SegmentName]]
 
 _CHOOSE: Final = (
     "nothing was written; 'vaultfs sync --adopt' takes over what is there and keeps what is here as snapshots, "
@@ -83,6 +86,8 @@ class RemoteRun:
         name: what the person calls it.
         store: the remote.
         ledger: open.
+        lost: finds out which of some segments, with sizes in bytes, are not there any more, though nobody deleted them;
+            None: what was stored stays.
 
     Attributes:
         error: what ended the work with this remote; None so far.
@@ -93,7 +98,8 @@ class RemoteRun:
         prunes: what prunes of other machines do there.
     """
 
-    def __init__(self, name: str, store: Store, ledger: OpenLedger) -> None:
+    def __init__(self, name: str, store: Store, ledger: OpenLedger, lost: FindLost | None = None) -> None:
+        self._lost: Final = lost
         self.name: Final = name
         self.store: Final = store
         self.ledger: Final = ledger
@@ -172,6 +178,10 @@ class RemoteRun:
                 listed.pop(name, None)
             self.ledger.replace(reconciled(self.holdings, listed))
             self.prunes.listed_all()
+        if self._lost is not None:
+            gone = self._lost(self.holdings.there)
+            if gone:
+                self.ledger.replace(without(self.holdings, gone))
         self.is_header_due = header is None or header.data != local.header.data
         if not self.is_header_due:
             self.ledger.header(local.header.hash)

@@ -24,7 +24,7 @@ from vaultfs.sync.ledger import Holdings, Ledger, OpenLedger
 from vaultfs.sync.local_vault import ManifestHold
 from vaultfs.sync.plan import is_due, lacking
 from vaultfs.sync.remote_layout import RemoteHead
-from vaultfs.sync.remote_run import LocalVault, RemoteRun
+from vaultfs.sync.remote_run import FindLost, LocalVault, RemoteRun
 from vaultfs.sync.rounds import Round
 from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgress
 
@@ -39,11 +39,13 @@ class Target:
         name: what the person calls it.
         store: the remote.
         ledger: what is known to be there; `Ledger.of`.
+        lost: as for `RemoteRun`.
     """
 
     name: str
     store: Store
     ledger: Ledger
+    lost: FindLost | None = None
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _begin(target: Target, stack: ExitStack, *, dry_run: bool) -> RemoteRun:
         run = RemoteRun(target.name, target.store, OpenLedger(Holdings(), None, ""))
         run.fail(error)
         return run
-    return RemoteRun(target.name, target.store, ledger)
+    return RemoteRun(target.name, target.store, ledger, target.lost)
 
 
 class _Planned:

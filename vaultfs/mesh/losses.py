@@ -1,0 +1,60 @@
+"""What peers have lost of what was stored on them, though nobody deleted it.  Pure.
+
+A peer may be removed, its disk replaced, its store be wiped, or what it has be found damaged.  Who only compares what
+was sent with what there is to be sent never sees that.  So what peers say they hold is compared with what they said
+before.  A peer that is away has lost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+
+from vaultfs.ids import PeerId, SegmentName
+from vaultfs.mesh.claims import Held, copies_of, readable
+from vaultfs.mesh.survey import Survey
+
+
+@dataclass
+class Losses:
+    """What is lost.
+
+    Attributes:
+        gone: segments that no peer has any more, present or away.
+        short: others, of which there are fewer copies than there were, and than there are to be.
+    """
+
+    gone: set[SegmentName] = field(default_factory=set)
+    short: set[SegmentName] = field(default_factory=set)
+
+
+def find_losses(
+    survey: Survey,
+    before: Mapping[PeerId, Held],
+    known: Mapping[SegmentName, int],
+    replicas: int,
+    *,
+    never_seen: Container[PeerId] = (),
+) -> Losses:
+    """Find out what was lost.
+
+    Args:
+        survey: what the peers of the book say now.
+        before: what peers said the last time, those that are in the book no more included; of others nothing is known.
+        known: the segments that were stored, and their sizes in bytes.
+        replicas: how many copies of each there are to be.
+        never_seen: peers that never answered, so that nothing was ever stored there.
+    """
+    present = {view.known.id: view.segments for view in survey.present}
+    away = [view.known.id for view in survey.views.values() if not view.is_present]
+    copies = copies_of(known, [*present.values(), *(before[peer] for peer in away if peer in before)])
+    losses = Losses()
+    has_shares = any(view.shares for view in survey.present)
+    if all(peer in never_seen or (peer in before and not has_shares) for peer in away):
+        whole = readable(survey.present)
+        losses.gone = {name for name in known if name not in copies and name not in whole}
+    for peer, held in before.items():
+        if peer not in away:
+            now = present.get(peer, {})
+            losses.short |= {name for name in held if name not in now and 0 < copies.get(name, 0) < replicas}
+    return losses

@@ -92,6 +92,7 @@ def test_one_that_sends_wrong_bytes_is_asked_in_vain(home: Household, liar: Lyin
     shutil.rmtree(home.peers[0].store / home.vault_id.hex() / "segments")
     shutil.rmtree(home.vault / "segments")  # so what a repair copies has to come from peers
     repaired = home.laptop.run("mesh", "repair", home.vault_id.hex(), "--quiet", "--json").require(0, ExitCode.PARTIAL)
+    print(repaired.out, repaired.err)
     assert repaired.json["copied_segments"] > 0
     home.require_copies()
     home.require_right_bytes()

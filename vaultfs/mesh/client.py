@@ -55,7 +55,8 @@ from vaultfs.remotes.store import ObjectInfo, Source
 PIECE_BYTES: Final = 1 << 20
 _TRICKLE_S: Final = 1.0
 MOST_PAGES: Final = 4096
-"""Of a listing: four million objects."""
+MOST_LISTED_BYTES: Final = 256 << 20
+"""Of the keys in a listing: three million segments.  A peer that lists more wants this machine's memory."""
 
 
 class Signed(NamedTuple):
@@ -140,6 +141,7 @@ class MeshClient:
         """The objects of a vault whose keys begin so, ascending."""
         found: list[ObjectInfo] = []
         after = ""
+        left_bytes = MOST_LISTED_BYTES
         for _ in range(MOST_PAGES):
             async with self.pool.lease(peer, is_shared=True) as connection:
                 page = await connection.ask(partial(_list, vault, prefix, after), Listing)
@@ -147,10 +149,11 @@ class MeshClient:
                 if key <= after or not key.startswith(prefix):
                     raise RemoteError(f"{self.name(peer)} lists objects out of their order")
                 after = key
+                left_bytes -= len(key)
                 found.append(ObjectInfo(key, size))
             if not page.has_more:
                 return found
-            if not page.entries:
+            if not page.entries or left_bytes < 0:
                 break
         raise RemoteError(f"{self.name(peer)} lists objects without end")
 
@@ -170,6 +173,11 @@ class MeshClient:
         async with self.pool.lease(peer) as connection, connection.get(vault, key, offset, length) as body:
             if length is not None and body.body_bytes != length:
                 raise RemoteError(f"{self.name(peer)} sends {body.body_bytes} bytes of {key} instead of {length}")
+            if length is None and offset + body.body_bytes != body.size_bytes:
+                raise RemoteError(
+                    f"{self.name(peer)} sends {body.body_bytes} bytes of {key} from {offset} on, and says that it has "
+                    f"{body.size_bytes}"
+                )
             held: list[bytes] = []
             held_bytes = 0
             wrote_s = trio.current_time()

@@ -175,11 +175,15 @@ class Conversation:
         """
         while not self._is_over and (payload := await self._next_payload()) is not None:
             message = decode_from_caller(payload)
+            del payload
             if isinstance(message, Goodbye):
                 break
             if isinstance(message, Abort) and message.request == self._last_request:
                 continue  # of a transfer that has failed here meanwhile; the caller has heard of it, or will
-            await self._answer(message)
+            answer = await self._answer(message)
+            del message  # a question may have 128 KiB, and its answer may not be read for long
+            if answer is not None:
+                await self._stream.send(answer)
             del payload, message  # up to 512 KiB, which 128 idle connections must not keep
         if self._farewell is not None:
             await self._stream.send(Goodbye(self._farewell))
@@ -197,7 +201,8 @@ class Conversation:
         self._waiting = None
         return payload
 
-    async def _answer(self, message: FromCaller) -> None:
+    async def _answer(self, message: FromCaller) -> Message | None:
+        """The answer to a request; None if it was given, as to those with a body."""
         if isinstance(message, Hello | Goodbye | Data | Abort):
             raise FrameError(f"{type(message).__name__} came where a request was due")
         if message.request <= self._last_request:
@@ -206,14 +211,14 @@ class Conversation:
         self.served.requests += 1
         nonce, self._nonce = self._nonce, None
         if not self.is_known and not isinstance(message, Ping | Pair):
-            await self._stream.send(Fail(message.request, Code.REFUSED, "this peer does not know you"))
-            return
+            return Fail(message.request, Code.REFUSED, "this peer does not know you")
         if isinstance(message, Get):
             await self._get(message)
         elif isinstance(message, Put):
             await self._put(message)
         else:
-            await self._stream.send(await self._answer_of(message, nonce))
+            return await self._answer_of(message, nonce)
+        return None
 
     async def _answer_of(self, message: Challenge | SimpleRequest, nonce: bytes | None) -> Message:
         try:

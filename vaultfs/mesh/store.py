@@ -305,6 +305,11 @@ class MeshStore:
                 return (await client.stat(peer, self._vault, key)).size_bytes
             return (await client.have(peer, self._vault, [name])).get(name)
 
+        if name is not None and (holders := self._holders(name)):
+            # Who has said that he has it, or was sent it; the others may be slow, and have no say.
+            sizes = [size for size in (await ask_all(holders, ask)).values.values() if size is not None]
+            if sizes:
+                return _most_often(sizes)
         answers = await ask_all(self._peers, ask)
         self._require_enough(answers, key)
         sizes = [size for size in answers.values.values() if size is not None]
@@ -313,7 +318,12 @@ class MeshStore:
             if size is None:
                 self._require_answers_of_holders(name, answers.failures)
             return size
-        return max(sizes, key=lambda size: (sizes.count(size), size), default=None)
+        return _most_often(sizes)
+
+    def _holders(self, name: SegmentName) -> list[PeerId]:
+        """Peers that held a segment when they were asked last."""
+        known = self._writer.known
+        return [] if known is None else [view.known.id for view in known.present if name in view.segments]
 
     def _require_answers_of_holders(self, name: SegmentName, failures: Mapping[PeerId, VaultError]) -> None:
         """What a peer had a moment ago is not missing because it is away now.
@@ -321,9 +331,8 @@ class MeshStore:
         Raises:
             VaultError: one that had it does not answer.
         """
-        known = self._writer.known
-        views = {} if known is None else known.views
-        away = [error for peer, error in failures.items() if peer in views and name in views[peer].segments]
+        holders = self._holders(name)
+        away = [error for peer, error in failures.items() if peer in holders]
         if away:
             raise worst_of(away, segment_key(name))
 
@@ -383,6 +392,11 @@ class MeshStore:
         orders.require_any(key)
         if name is not None:
             self._writer.forget([name], orders.values)
+
+
+def _most_often(sizes: Sequence[int]) -> int | None:
+    """What most of some peers say; of two that as many say, the greater."""
+    return max(sizes, key=lambda size: (sizes.count(size), size), default=None)
 
 
 def segment_prefix_of(prefix: str) -> bool:

@@ -125,6 +125,12 @@ async def ask_much(caller: Caller, number: int) -> None:
         await caller.stream.send(Have(request, VAULT, names))
 
 
+async def ask_for_much(caller: Caller, number: int) -> None:
+    """Short questions, whose long answers nobody reads."""
+    for request in range(1, UNREAD_REQUESTS + 1):
+        await caller.stream.send(List(request, VAULT, "", ""))
+
+
 async def half_frames(caller: Caller, number: int) -> None:
     """The longest frame there can be, but for its last byte."""
     await caller.stream.send(MAX_PAYLOAD_BYTES.to_bytes(4, "big") + bytes(MAX_PAYLOAD_BYTES - 1))
@@ -175,6 +181,7 @@ FLOODS: dict[str, tuple[Flood, int]] = {
     "crumbs": (send_crumbs, CALLERS * CONNECTIONS_OF_ONE),
     "unread-objects": (take_nothing, CALLERS * CONNECTIONS_OF_ONE),
     "unread-answers": (ask_much, CALLERS * CONNECTIONS_OF_ONE),
+    "unread-listings": (ask_for_much, CALLERS * CONNECTIONS_OF_ONE),
     "half-frames": (half_frames, CALLERS * CONNECTIONS_OF_ONE),
     "long-frames": (long_frames, CALLERS * CONNECTIONS_OF_ONE),
     "listings": (list_all, CALLERS),
@@ -227,8 +234,8 @@ async def flood(work: Flood, count: int, address: Address) -> None:
         nursery.cancel_scope.cancel()
 
 
-FLOOD_LIMIT_S = 20.0
-ROUGH: set[Flood] = {long_frames, half_frames, ask_much}
+FLOOD_LIMIT_S = 10.0
+ROUGH: set[Flood] = {long_frames, half_frames, ask_much, ask_for_much}
 """Those whose connections the peer ends."""
 
 

@@ -10,7 +10,7 @@ from vaultfs.errors import NoSpaceError, RemoteError, RemoteUnreachableError
 from vaultfs.mesh.messages import Abort, Body, Code, Data, Fail, Go, Ping, Pong, Put, Stored, encode
 
 from .scripted import VAULT, ScriptedPeer, conversation
-from .test_bodies import DIGEST, opened
+from .test_bodies import DIGEST, opened, received
 
 TRIES = 20
 """Of what depends on which of two tasks the loop runs first; it draws lots."""
@@ -43,8 +43,7 @@ async def test_an_end_while_a_body_is_not_taken() -> None:
             async with connection.get(VAULT, "k") as body:
                 await trio.testing.wait_all_tasks_blocked()
                 await connection.aclose()
-                while await body.receive():
-                    pass
+                await received(body)
 
 
 async def test_go_and_stored_at_once() -> None:

@@ -50,7 +50,7 @@ async def broken() -> None:
 
 
 async def breaking(client: MeshClient) -> int:
-    client.pool._nursery.start_soon(broken)  # noqa: SLF001  # as a fault in a connection would
+    client.pool._nursery.start_soon(broken)  # as a fault in a connection would
     return await never(client)
 
 

@@ -151,13 +151,15 @@ class Household:
             if peer.is_running:
                 peer.until_nobody_is_connected()
 
-    def require_restorable(self) -> None:
-        """A new machine has every file, byte for byte, from the peers alone."""
+    def require_restorable(self, *others: tuple[PeerId, Address]) -> None:
+        """A new machine has every file, byte for byte, from the peers alone; whoever else it may know."""
         machine = self.machine(f"new{len(list(self._where.glob('new*')))}", Machine)
         for peer in self.peers:
             if peer.is_running:
                 peer.accept(machine.id, "read")
                 self.know(peer.id, peer.listens_at, machine)
+        for other, address in others:
+            self.know(other, address, machine)
         back = machine.root / "back"
         machine.run("restore", self.url, back, "--quiet").require(0)
         require_contents(back, self.contents)

@@ -86,13 +86,13 @@ def test_one_that_sends_wrong_bytes_is_asked_in_vain(home: Household, liar: Lyin
     home.set_replicas(3)
     home.sync().require(0)
     liar.lies.spoils = True
-    home.know(liar.id, liar.address)
     back = home.laptop.root / "back"
     home.laptop.run("restore", home.url, back, "--quiet").require(0)
-    shutil.rmtree(home.peers[0].store / home.vault_id.hex() / "segments")
+    home.peers[0].stop()
+    shutil.rmtree(home.stored(home.peers[0]) / "segments")
+    home.peers[0].serve()
     shutil.rmtree(home.vault / "segments")  # so what a repair copies has to come from peers
     repaired = home.laptop.run("mesh", "repair", home.vault_id.hex(), "--quiet", "--json").require(0, ExitCode.PARTIAL)
-    print(repaired.out, repaired.err)
     assert repaired.json["copied_segments"] > 0
     home.require_copies()
     home.require_right_bytes()

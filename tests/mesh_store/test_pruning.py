@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from mesh_repair.signed_vault import SignedVault
 
-from vaultfs.errors import VaultError
 from vaultfs.mesh.client import Signed
 from vaultfs.mesh.store import MeshStore
 from vaultfs.sync.keep_policy import KeepPolicy
@@ -22,6 +21,7 @@ from .peers import RunningPeer
 Make = Callable[..., MeshStore]
 DAY_NS = 24 * 3600 * 10**9
 NOTE = "heads/swept/" + "5" * 64
+OTHER_NOTE = "heads/swept/" + "6" * 64
 
 
 class Machine:
@@ -47,10 +47,10 @@ class Machine:
         assert outcome.error is None
         assert outcome.is_up_to_date
 
-    def prune(self, now_ns: int, **options: int) -> PruneReport:
+    def prune(self, now_ns: int) -> PruneReport:
         store = self.make(self.replicas, sign=self.sign)
         with self.ledger.locked(store.name) as ledger:
-            return prune(store, ledger, KeepPolicy(last=1), now_ns=now_ns, **options)
+            return prune(store, ledger, KeepPolicy(last=1), now_ns=now_ns)
 
 
 @pytest.fixture
@@ -58,33 +58,115 @@ def machines(vault: SignedVault, make_store: Make, scratch: Path) -> tuple[Machi
     return Machine(vault, make_store, scratch / "ledger-1"), Machine(vault, make_store, scratch / "ledger-2")
 
 
+def needs(vault: SignedVault, seq: int) -> set[SegmentName]:
+    (data,) = (data for head, data in vault.manifests.items() if head.seq == seq)
+    return {name for name, _ in Manifest.decode(data)[0].segments}
+
+
 def test_nothing_is_deleted_that_a_sync_with_other_peers_relies_on(
     machines: tuple[Machine, Machine], vault: SignedVault, peers: list[RunningPeer]
 ) -> None:
-    """One machine reaches only the first peer, and another that prunes all but this one, both times."""
+    """One machine reaches only the first peer, and another, which prunes, only the others, both times."""
     one, other = machines
     one.sync()
-    only_first = set(vault.segments) - {name for head in list(vault.manifests)[1:] for name in needs(vault, head.seq)}
-    assert only_first, "what the prune gives up"
+    given_up = needs(vault, 1) - needs(vault, 2)
+    assert given_up
     peers[0].stop()
-    with pytest.raises(VaultError):
+    with pytest.raises(NotAllPeersError, match="a prune takes all peers"):
         other.prune(0)
     peers[0].start()
     for peer in peers[1:]:
         peer.stop()
-    vault.snapshot(*only_first)
+    vault.snapshot(*given_up)
     one.sync()
     peers[0].stop()
     for peer in peers[1:]:
         peer.start()
-    with pytest.raises(VaultError):
+    with pytest.raises(NotAllPeersError):
         other.prune(8 * DAY_NS)
-    for name in only_first:
+    for name in given_up:
         assert any(peer.has(segment_key(name)) for peer in peers), "a snapshot on the first peer needs it"
 
 
-def needs(vault: SignedVault, seq: int) -> set[str]:
-    from vaultfs.storage.manifest_format import Manifest
+def test_with_all_peers_a_prune_sees_what_one_alone_has(
+    machines: tuple[Machine, Machine], vault: SignedVault, peers: list[RunningPeer]
+) -> None:
+    one, other = machines
+    one.sync()
+    given_up = needs(vault, 1) - needs(vault, 2)
+    assert other.prune(0).condemned_segments == len(given_up)
+    for peer in peers[1:]:
+        peer.stop()
+    vault.snapshot(*given_up)
+    one.sync()
+    for peer in peers[1:]:
+        peer.start()
+    other.prune(8 * DAY_NS)
+    for name in given_up:
+        assert any(peer.has(segment_key(name)) for peer in peers)
 
-    (data,) = (data for head, data in vault.manifests.items() if head.seq == seq)
-    return {name for name, _ in Manifest.decode(data)[0].segments}
+
+def test_a_peer_that_goes_away_meanwhile_ends_a_prune(
+    machines: tuple[Machine, Machine], vault: SignedVault, peers: list[RunningPeer]
+) -> None:
+    """Also where it was asked before: what it does not say or take, nobody can rely on."""
+    one, other = machines
+    one.sync()
+    store = one.make(1, sign=other.sign)
+    store.put(NOTE, BytesSource(b"{}"))
+    peers[1].stop()
+    head, name = next(iter(vault.manifests)), next(iter(vault.segments))
+    requests: list[Callable[[], object]] = [
+        lambda: list(store.list("heads/")),
+        lambda: list(store.list("segments/")),
+        lambda: store.size_bytes(head_key(RemoteHead(head.device, 9, "9" * 64))),
+        lambda: store.size_bytes(segment_key(SegmentName("9" * 64))),
+        lambda: store.put(OTHER_NOTE, BytesSource(b"{}")),
+    ]
+    for request in requests:
+        with pytest.raises(NotAllPeersError):
+            request()
+    assert not isinstance(NotAllPeersError(""), RemoteUnreachableError), "or it would be tried for minutes"
+    other_store = one.make(1)
+    assert head_key(head) in {info.key for info in other_store.list("heads/")}
+    other_store.put(OTHER_NOTE, BytesSource(b"{}"))
+    assert name
+
+
+def test_a_peer_that_takes_nothing_keeps_a_prune_from_its_notes(
+    machines: tuple[Machine, Machine], peers: list[RunningPeer]
+) -> None:
+    one, _ = machines
+    one.sync()
+    peers[2].grants.add(Grant(CALLER.peer_id, None, "read", None, "", 2))
+    with pytest.raises(RemoteRefusedError, match="only read"):
+        one.make(1, sign=one.sign).put(NOTE, BytesSource(b"{}"))
+
+
+def test_what_is_deleted_does_not_lack_copies_any_more(
+    machines: tuple[Machine, Machine], vault: SignedVault, scratch: Path
+) -> None:
+    one, other = machines
+    one.replicas = 5
+    one.sync()
+    assert StandingFile(scratch / "state" / "mesh.json").load().short == set()  # it is remembered at the end
+    store = one.make(5, sign=one.sign)
+    first, second = list(vault.segments)[:2]
+    store.put(segment_key(first), BytesSource(vault.segments[first]))
+    store.put(segment_key(second), BytesSource(vault.segments[second]))
+    store.delete(segment_key(first))
+    store.close()
+    assert StandingFile(scratch / "state" / "mesh.json").load().short == {second}
+    assert other.replicas == 1
+
+
+def test_what_others_found_out_meanwhile_stays(scratch: Path, make_store: Make, vault: SignedVault) -> None:
+    """Of what has too few copies, a store changes only what it has stored itself."""
+    first, second, third = vault.segments
+    file = StandingFile(scratch / "state" / "mesh.json")
+    file.save(Standing(short={second}))
+    store = make_store(5)
+    store.put(segment_key(first), BytesSource(vault.segments[first]))
+    file.save(Standing(short={third}))  # a repair has mended one, and found another
+    store.close()
+    assert file.load().short == {first, third}

@@ -181,10 +181,9 @@ class Conversation:
             if isinstance(message, Abort) and message.request == self._last_request:
                 continue  # of a transfer that has failed here meanwhile; the caller has heard of it, or will
             answer = await self._answer(message)
-            del message  # a question may have 128 KiB, and its answer may not be read for long
+            del message  # up to 256 KiB, which 128 connections must not keep that are idle, or do not read the answer
             if answer is not None:
                 await self._stream.send(answer)
-            del payload, message  # up to 512 KiB, which 128 idle connections must not keep
         if self._farewell is not None:
             await self._stream.send(Goodbye(self._farewell))
         await self._stream.aclose()

@@ -320,7 +320,7 @@ class MeshStore:
             return size
         return _most_often(sizes)
 
-    def _holders(self, name: SegmentName) -> list[PeerId]:
+    def _holders(self, name: SegmentName) -> Sequence[PeerId]:
         """Peers that held a segment when they were asked last."""
         known = self._writer.known
         return [] if known is None else [view.known.id for view in known.present if name in view.segments]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vaultfs
+from vaultfs.crypto.keys import Keyring
 from vaultfs.errors import ExitCode
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.grants import Grant
@@ -160,10 +161,26 @@ def test_a_peer_that_can_only_be_read_keeps_anything_from_being_deleted(
 # --- new devices
 
 
-def test_a_new_device_may_delete_after_seven_days(held: Path, peers: ServedPeers, run: Run, passfile: Path) -> None:
-    """Whoever rotates the key is a new device to the peers; for seven days its orders do not count."""
+def rotate(run: Run, held: Path, passfile: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+    """Rotate the key; with ``monkeypatch`` it is as if all were rewritten, and the older key gone."""
     rotated = run("key", "rotate", held, "--passfile", passfile, bare=True)
     assert rotated.code == 0, rotated.err
+    if monkeypatch is not None:
+        monkeypatch.setattr(Keyring, "epochs", property(lambda keyring: (keyring.epoch,)))
+
+
+def test_as_long_as_the_older_key_is_there_it_signs(held: Path, peers: ServedPeers, run: Run, passfile: Path) -> None:
+    rotate(run, held, passfile)
+    add_to_peers(held, "of the new key")
+    assert prune(run, held, "mesh") == []
+    assert [heads(keys) for keys in peers.keys("")] == [{4}] * 2
+
+
+def test_a_new_device_may_delete_after_seven_days(
+    held: Path, peers: ServedPeers, run: Run, passfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the older key is gone, the new device is all there is; for seven days its orders do not count."""
+    rotate(run, held, passfile, monkeypatch)
     add_to_peers(held, "of the new key")
     before = peers.keys("segments/")
     said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
@@ -181,9 +198,10 @@ def test_a_new_device_may_delete_after_seven_days(held: Path, peers: ServedPeers
     assert all(now < then for now, then in zip(peers.keys("segments/"), before, strict=True))
 
 
-def test_a_new_key_that_no_peer_has_heard_of(held: Path, peers: ServedPeers, run: Run, passfile: Path) -> None:
-    """The present key of this machine signs, not the one that the peers know."""
-    assert run("key", "rotate", held, "--passfile", passfile, bare=True).code == 0
+def test_a_new_key_that_no_peer_has_heard_of(
+    held: Path, peers: ServedPeers, run: Run, passfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate(run, held, passfile, monkeypatch)
     before = peers.keys("segments/")
     said = run("prune", held, "mesh", "--keep-last", "1", "--grace", "0s", "--quiet")
     assert said.code == ExitCode.REMOTE_REFUSED
@@ -191,10 +209,10 @@ def test_a_new_key_that_no_peer_has_heard_of(held: Path, peers: ServedPeers, run
 
 
 def test_what_a_peer_has_not_deleted_is_still_given_up_there(
-    held: Path, peers: ServedPeers, run: Run, passfile: Path
+    held: Path, peers: ServedPeers, run: Run, passfile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One peer takes orders of the new device, the other not yet: a later prune goes on where this one has ended."""
-    assert run("key", "rotate", held, "--passfile", passfile, bare=True).code == 0
+    rotate(run, held, passfile, monkeypatch)
     add_to_peers(held, "of the new key")
     peers.peers[1].skew_ns = 7 * DAY_NS
     before = peers.keys("segments/")[0]

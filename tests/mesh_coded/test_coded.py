@@ -329,3 +329,30 @@ def test_stripes_of_other_shares_are_refused(chosen: tuple[int, ...]) -> None:
 def test_stripes_that_were_cut_are_refused(lengths: tuple[int, ...]) -> None:
     with pytest.raises(IntegrityError):
         decode_stripes(CODED, 0, {index: bytes(length) for index, length in enumerate(lengths)})
+
+
+async def test_a_part_that_is_asked_for_again_is_checked() -> None:
+    """One peer sends other bytes when it is asked for a part, which nobody can check here, and good ones else."""
+    mesh = FakeMesh(7, VAULT)
+    coded = await stored(mesh)
+    original = mesh.fetch
+
+    async def fetch(
+        peer: PeerId, vault: VaultId, key: str, sink: io.BytesIO, *, offset: int = 0, length: int | None = None
+    ) -> int:
+        if length is None or peer != next(iter(mesh.peers)):
+            return await original(peer, vault, key, sink, offset=offset, length=length)
+        return sink.write(bytes(length))
+
+    mesh.fetch = fetch  # type: ignore[method-assign, assignment]
+    wrong = 0
+    for offset, length in ((0, 100_000), (70_000, 100), (50_000, 100_000)):
+        with await coded.part(mesh, SEGMENT, offset, length) as file:
+            found = file.read()
+        wrong += found != DATA[offset : offset + length]
+        if found != DATA[offset : offset + length]:
+            assert offset == 0, "only the first one is not checked"
+    index = next(
+        key.index for peer in list(mesh.peers.values())[:1] for key in map(parse_share_key, peer.objects) if key
+    )
+    assert wrong == (index < CODING.needed)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 import trio.testing
 
 from vaultfs.errors import NoSpaceError, RemoteError, RemoteUnreachableError
+from vaultfs.mesh.connection import PeerConnection
 from vaultfs.mesh.messages import Abort, Body, Code, Data, Fail, Go, Ping, Pong, Put, Stored, encode
 
 from .scripted import VAULT, ScriptedPeer, conversation
 from .test_bodies import DIGEST, opened, received
 
+
+async def nothing() -> None:
+    """Before a body is taken."""
+
+
 TRIES = 20
 """Of what depends on which of two tasks the loop runs first; it draws lots."""
+
+
+async def taken_late(connection: PeerConnection, before: Callable[[], Awaitable[None]] = nothing) -> None:
+    """Take a body when as much of it has come as can be held."""
+    async with connection.get(VAULT, "k") as body:
+        await trio.testing.wait_all_tasks_blocked()
+        await before()
+        await received(body)
 
 
 async def test_a_flood_behind_a_short_body_ends_the_connection_and_nothing_else() -> None:
@@ -24,9 +40,7 @@ async def test_a_flood_behind_a_short_body_ends_the_connection_and_nothing_else(
 
     async with conversation(script) as (connection, _):
         with pytest.raises(RemoteUnreachableError, match="more than it has announced"):
-            async with connection.get(VAULT, "k") as body:
-                await trio.testing.wait_all_tasks_blocked()
-                await body.receive()
+            await taken_late(connection)
         assert connection.is_closed
 
 
@@ -40,10 +54,7 @@ async def test_an_end_while_a_body_is_not_taken() -> None:
 
     async with conversation(script) as (connection, _):
         with pytest.raises(RemoteError):
-            async with connection.get(VAULT, "k") as body:
-                await trio.testing.wait_all_tasks_blocked()
-                await connection.aclose()
-                await received(body)
+            await taken_late(connection, connection.aclose)
 
 
 async def test_go_and_stored_at_once() -> None:

@@ -213,3 +213,19 @@ async def test_a_disk_that_fails_here_ends_it(
     monkeypatch.setattr(reading, "SPOOLED_BYTES", 0)
     with pytest.raises(StorageError):
         await whole(Reader(VAULT, tmp_path / "nowhere"), Slow(honest))
+
+
+async def test_bytes_that_are_asked_for_again_come_from_another(autojump_clock: trio.testing.MockClock) -> None:
+    """A cache asks for a block; who finds in it a chunk that does not open asks for that chunk alone."""
+    client, reader = Slow(honest, honest, honest), Reader(VAULT)
+
+    async def who(offset: int, length: int) -> int:
+        client.asked.clear()
+        (await reader.part(client, PEERS, "key", offset, max(length, len(DATA)))).close()
+        return client.asked[0]
+
+    assert await who(0, 4096) == 0
+    assert await who(1000, 100) == 1
+    assert await who(1000, 100) == 2
+    assert await who(1000, 100) == 0, "all have been asked: the one before longest"
+    assert await who(4096, 4096) == 0, "nobody has complained of these"

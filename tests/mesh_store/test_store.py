@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mesh_repair.signed_vault import SignedVault
 
 from vaultfs.errors import (
@@ -213,8 +214,8 @@ def test_a_damaged_segment_here_is_sent_to_nobody_and_read_but_twice(
 
 
 def test_segments_are_deleted_by_a_signed_order(make_store: Make, peers: list[RunningPeer], vault: SignedVault) -> None:
-    def sign(order: bytes) -> Signed:
-        return Signed(vault.device, vault.key.sign(order))
+    def sign(order: bytes) -> list[Signed]:
+        return [Signed(vault.device, vault.key.sign(order))]
 
     store = make_store(sign=sign)
     for key, data in vault.objects().items():
@@ -228,6 +229,42 @@ def test_segments_are_deleted_by_a_signed_order(make_store: Make, peers: list[Ru
     head = next(iter(vault.manifests))
     store.delete(head_key(head))
     assert head_key(head) not in {info.key for info in store.list("heads/")}
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_an_order_is_obeyed_if_any_of_the_devices_may_delete(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault, known: int
+) -> None:
+    """After the vault's key was rotated, peers know the older device only; its key is there until all is rewritten."""
+    strangers = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2)]
+    keys = [*strangers[:known], vault.key, *strangers[known:]]
+
+    def sign(order: bytes) -> list[Signed]:
+        return [Signed(key.public_key().public_bytes_raw(), key.sign(order)) for key in keys]
+
+    store = make_store(sign=sign)
+    for key, data in vault.objects().items():
+        store.put(key, BytesSource(data))
+    name = next(iter(vault.segments))
+    store.delete(segment_key(name))
+    assert holders(peers, segment_key(name)) == []
+
+
+def test_orders_of_strangers_are_obeyed_by_nobody(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    strangers = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2)]
+
+    def sign(order: bytes) -> list[Signed]:
+        return [Signed(key.public_key().public_bytes_raw(), key.sign(order)) for key in strangers]
+
+    store = make_store(sign=sign)
+    for key, data in vault.objects().items():
+        store.put(key, BytesSource(data))
+    name = next(iter(vault.segments))
+    with pytest.raises(RemoteRefusedError, match=strangers[0].public_key().public_bytes_raw().hex()):
+        store.delete(segment_key(name))
+    assert len(holders(peers, segment_key(name))) == 2
 
 
 def test_what_any_peer_has_is_not_created(store: MeshStore, peers: list[RunningPeer], vault: SignedVault) -> None:

@@ -6,7 +6,7 @@ vault is not: it may be mounted meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vaultfs.cli.remote_place import RemotePlace
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class SignedOrders:
-    """Opens the stores of peers so that they can delete, with the key of the vault's present epoch.
+    """Opens the stores of peers so that they can delete.
 
     Args:
-        device: signs.
+        devices: sign, each for itself, the newest first: after a rotation of the key a peer may not know that yet.
 
     Attributes:
         opened: the stores that were opened.
     """
 
-    def __init__(self, device: DeviceKey) -> None:
-        self._device: Final = device
+    def __init__(self, devices: Sequence[DeviceKey]) -> None:
+        self._devices: Final = tuple(devices)
         self.opened: Final[list[MeshStore]] = []
 
     @classmethod
@@ -63,7 +63,7 @@ class SignedOrders:
                 raise UsageError(f"{place.name} has no vault.json: it holds no vault")
             public = found
         _, keyring = unlocked(public, options, place.name)
-        return cls(DeviceKey(keyring.current.device))
+        return cls([DeviceKey(keyring.subkeys(epoch).device) for epoch in sorted(keyring.epochs, reverse=True)])
 
     def open(self, location: Location, options: Mapping[str, str]) -> Store:
         """The peers that a URL means, as `vaultfs.remotes.urls.StoreMaker`.
@@ -81,7 +81,7 @@ class SignedOrders:
         """The peers that have not carried out an order, and why."""
         return {peer: error for store in self.opened for peer, error in store.undeleted.items()}
 
-    def _sign(self, data: bytes) -> Signed:
+    def _sign(self, data: bytes) -> list[Signed]:
         from vaultfs.mesh.client import Signed  # noqa: PLC0415  # loaded with the store
 
-        return Signed(self._device.public, self._device.sign(data))
+        return [Signed(device.public, device.sign(data)) for device in self._devices]

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, Self
 import trio
 from blake3 import blake3
 
-from vaultfs.errors import IntegrityError, RemoteError
+from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.connection import PeerConnection, ReadPiece, require_known
@@ -71,8 +71,8 @@ class Signed(NamedTuple):
     signature: bytes
 
 
-Signer = Callable[[bytes], Signed]
-"""Signs as a device of the vault; only who has the vault's key can make one."""
+Signer = Callable[[bytes], Sequence[Signed]]
+"""Signs as each device of the vault, the newest first; only who has the vault's key can make one."""
 
 
 @dataclass(frozen=True)
@@ -237,18 +237,28 @@ class MeshClient:
             return await put()
 
     async def delete(self, peer: PeerId, vault: VaultId, keys: tuple[str, ...], sign: Signer) -> int:
-        """Order that objects be deleted.
+        """Order that objects be deleted, by each device that signs until one is obeyed.
 
         Returns:
             How many of them were there.
+
+        Raises:
+            RemoteRefusedError: none is; what the peer said to the first.
         """
-        async with self.pool.lease(peer) as connection:  # alone: the nonce is for the very next order
-            nonce = (await connection.ask(Challenge, Nonce)).nonce
-            signed = await trio.to_thread.run_sync(sign, delete_order(nonce, peer, vault, keys))
-            answer = await connection.ask(
-                lambda number: Delete(number, vault, keys, signed.device, signed.signature), Deleted
-            )
-            return answer.count
+        refusals: list[RemoteRefusedError] = []
+        while True:
+            async with self.pool.lease(peer) as connection:  # alone: the nonce is for the very next order
+                nonce = (await connection.ask(Challenge, Nonce)).nonce
+                signed = await trio.to_thread.run_sync(sign, delete_order(nonce, peer, vault, keys))
+                if len(refusals) == len(signed):
+                    raise refusals[0]
+                device, signature = signed[len(refusals)]
+                try:
+                    answer = await connection.ask(partial(_delete, vault, keys, device, signature), Deleted)
+                except RemoteRefusedError as error:
+                    refusals.append(error)
+                else:
+                    return answer.count
 
     async def forget(self, peer: PeerId, vault: VaultId, key: str) -> None:
         """Delete a note."""
@@ -288,6 +298,10 @@ class MeshClient:
 
 def _have(vault: VaultId, names: bytes, number: int) -> Have:
     return Have(number, vault, names)
+
+
+def _delete(vault: VaultId, keys: tuple[str, ...], device: bytes, signature: bytes, number: int) -> Delete:
+    return Delete(number, vault, keys, device, signature)
 
 
 def _list(vault: VaultId, prefix: str, after: str, number: int) -> List:

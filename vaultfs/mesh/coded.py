@@ -13,7 +13,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
@@ -33,6 +33,7 @@ from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.erasure import decode, decode_stripes, encode, find_wrong, rebuild
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.reading import HashingFile
+from vaultfs.mesh.served_parts import ServedParts
 from vaultfs.mesh.share_format import BLOCK_BYTES, HEADER_BYTES, CodedSegment, Coding
 from vaultfs.mesh.share_keys import ShareKey, parse_share_key, shares_prefix
 from vaultfs.mesh.survey import PeerView
@@ -69,6 +70,7 @@ class CodedSegments:
         self._vault_id: Final = vault_id
         self._peers: Final = tuple(peers)
         self._scratch: Final = scratch
+        self._served: Final[ServedParts[None]] = ServedParts()
 
     # --- finding
 
@@ -211,7 +213,7 @@ class CodedSegments:
             raise IntegrityError(f"{client.name(held.peer)} sent other bytes than those of {held.key}")
 
     async def part(self, client: MeshClient, segment: SegmentName, offset: int, length: int | None) -> BinaryIO:
-        """A part of a segment, in a file at its start; nobody has checked it.
+        """A part of a segment, in a file at its start; nobody has checked it, unless it was asked for before.
 
         Raises:
             VaultError: as `whole`.
@@ -220,6 +222,11 @@ class CodedSegments:
         end = coded.size_bytes if length is None else offset + length
         if not offset <= end <= coded.size_bytes:
             raise UsageError(f"the segment {segment} has {coded.size_bytes} bytes, and not {offset} to {end}")
+        if self._served.of(segment, offset, length):  # asked for again: what came did not open, and somebody lies
+            with closing(await self.whole(client, segment)) as file:
+                file.seek(offset)
+                return io.BytesIO(await trio.to_thread.run_sync(file.read, end - offset))
+        self._served.note(segment, offset, length, None)
         stripe_bytes = coded.coding.needed * BLOCK_BYTES
         first, last = offset // stripe_bytes, -(-end // stripe_bytes)
         start = HEADER_BYTES + first * BLOCK_BYTES

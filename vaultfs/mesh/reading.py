@@ -2,8 +2,8 @@
 
 A whole segment, manifest or share is written to a file without a name while its hash is computed.  A peer that sends
 other bytes is passed over from then on, as far as others have what is wanted.  A part of a segment cannot be checked
-here; it has to open with the vault's key.  If the same part is asked for again soon, because it did not, another
-peer is asked first.
+here; it has to open with the vault's key.  If any of it is asked for again soon, because it did not, another peer is
+asked first.
 
 A peer that sends nothing costs three seconds and not the minute that a connection may be silent: then the next is asked
 too, and whoever is first counts.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from vaultfs.errors import (
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.asking import worst_of
 from vaultfs.mesh.client import MeshClient
+from vaultfs.mesh.served_parts import ServedParts
 from vaultfs.storage.durable import storage_error
 from vaultfs.sync.remote_layout import LARGEST_SEGMENT_BYTES
 
@@ -45,7 +45,6 @@ SILENT_S: Final = 3.0
 """A peer that has sent nothing for so long is left to itself, and another is asked too; who reads a file waits."""
 SHUNNED_S: Final = 300.0
 """After that it is asked last for so long."""
-_REMEMBERED: Final = 4096
 
 
 class HashingFile(io.RawIOBase):
@@ -175,7 +174,7 @@ class Reader:
         self._scratch: Final = scratch
         self._distrusted: Final[set[PeerId]] = set()
         self._silent_until_s: Final[dict[PeerId, float]] = {}
-        self._served: Final[OrderedDict[tuple[str, int, int | None], PeerId]] = OrderedDict()
+        self._served: Final[ServedParts[PeerId]] = ServedParts()
 
     @property
     def distrusted(self) -> frozenset[PeerId]:
@@ -215,20 +214,15 @@ class Reader:
         Raises:
             VaultError: as `whole`.
         """
-        part = (key, offset, length)
-        order = self._in_order(peers)
-        last = self._served.pop(part, None)
-        if last in order:  # it was asked for again, so what came may have been wrong
-            order = [*(peer for peer in order if peer != last), last]
+        served = self._served.of(key, offset, length)  # who has sent it before may have sent something wrong
+        order = sorted(self._in_order(peers), key=lambda peer: 1 + served.index(peer) if peer in served else 0)
 
         async def fetch(peer: PeerId, sink: HashingFile) -> None:
             await client.fetch(peer, self._vault_id, key, cast("BinaryIO", sink), offset=offset, length=length)
 
         most_bytes = LARGEST_SEGMENT_BYTES if length is None else length
         peer, file = await self._first(order, key, most_bytes, fetch)
-        self._served[part] = peer
-        if len(self._served) > _REMEMBERED:
-            self._served.popitem(last=False)
+        self._served.note(key, offset, length, peer)
         return file
 
     async def _first(

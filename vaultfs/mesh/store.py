@@ -380,7 +380,9 @@ class MeshStore:
         name = parse_segment(key)
         shares: dict[PeerId, list[Held]] = {}
         if name is not None:
-            shares = (await self._coded.locate(client, name)).values
+            located = await self._coded.locate(client, name)
+            located.require_all(f"the shares of {key}")  # what is not found is not deleted, and nobody would miss it
+            shares = located.values
 
         async def order(peer: PeerId) -> int:
             keys = (key, *(str(share.key) for share in shares.get(peer, ())))

@@ -234,6 +234,54 @@ def test_status_with_a_peer_away(held: Household) -> None:
     assert held.mesh("status").code == 0
 
 
+def test_status_tells_what_peers_have_witnessed(held: Household) -> None:
+    _, state = held.mesh_json("status")
+    assert [(peer["witnessed"], peer["has_fallen_back"]) for peer in state["peers"]] == [(1, False)] * 3
+
+
+def test_status_with_a_peer_that_was_restored_from_an_old_backup(held: Household, passfile: Path) -> None:
+    peer = held.peers[0]
+    peer.stop()
+    shutil.copytree(peer.root / "store", peer.root / "backup", symlinks=True)
+    peer.start()
+    write_file(held.vault, "/more", b"more")
+    said = held.mesh("replicate", "--snapshot", "--passfile", passfile, "--quiet")
+    assert said.code == 0, said.err
+    assert held.mesh("status").code == 0
+    peer.stop()
+    shutil.rmtree(peer.root / "store")
+    (peer.root / "backup").rename(peer.root / "store")
+    peer.start()
+    said = held.mesh("status")
+    assert said.code == ExitCode.PARTIAL
+    warning = (
+        "has seen snapshot 2 once, and now says that it has seen only snapshot 1: it was restored from an old backup"
+    )
+    assert [short_peer_id(peer.id) in line for line in said.err.splitlines() if warning in line] == [True]
+    _, state = held.mesh_json("status")
+    assert [(each["witnessed"], each["has_fallen_back"]) for each in state["peers"]] == [
+        (1, True),
+        (2, False),
+        (2, False),
+    ]
+    assert held.mesh("repair", "--quiet").code == 0
+    assert held.mesh("status").err == ""
+
+
+def test_status_when_what_was_witnessed_is_gone(held: Household, passfile: Path) -> None:
+    """Whoever can delete on all disks cannot make the peers forget what they have seen."""
+    write_file(held.vault, "/more", b"more")
+    assert held.mesh("replicate", "--snapshot", "--passfile", passfile, "--quiet").code == 0
+    for peer in held.peers:
+        peer.stop()
+        for head in (peer.root / "store").rglob("heads/*/0000000002-*"):
+            head.unlink()
+        peer.start()
+    said = held.mesh("status", vault=held.vault_id)
+    warnings = [line for line in said.err.splitlines() if "says that it has seen snapshot 2, and no peer" in line]
+    assert len(warnings) == 3
+
+
 def test_status_by_the_id_alone(held: Household) -> None:
     shutil.rmtree(held.vault)
     code, state = held.mesh_json("status", vault=held.vault_id)

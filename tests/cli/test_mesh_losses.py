@@ -1,4 +1,4 @@
-"""Peers that are removed, or have lost what they had: nothing says that all is safe, and a sync sends it again."""
+"""Peers that are removed, have lost what they had, or have only what is old: nothing says that all is safe or right."""
 
 from __future__ import annotations
 
@@ -118,3 +118,27 @@ def test_a_peer_that_is_away_has_lost_nothing(home: Household, run: Run) -> None
     code, outcome = sync(home, run)
     assert (code, outcome["segments"]) == (0, 0)
     assert backup(home, run)["is_complete"]
+
+
+def test_a_peer_that_has_missed_a_change_of_the_password(home: Household, run: Run, scratch: Path) -> None:
+    assert home.mesh("replicate", "--quiet").code == 0
+    home.peers[1].stop()
+    new = scratch / "new"
+    new.write_text("another password\n")
+    new.chmod(0o600)
+    assert run("passwd", home.vault, "--new-passfile", new).code == 0
+    assert sync(home, run)[0] == 0
+    home.peers[0].stop()
+    home.peers[1].start()
+
+    def restored(*words: str | Path, bare: bool = False) -> tuple[int, str]:
+        said = run("restore", f"mesh://{home.vault_id}", scratch / "restored", "--quiet", *words, bare=bare)
+        return said.code, said.err
+
+    code, text = restored("--passfile", new, bare=True)
+    assert code == ExitCode.WRONG_PASSWORD
+    assert "peers that were away then have the one before" in text
+    home.peers[0].start()
+    code, text = restored()
+    assert code == ExitCode.WRONG_PASSWORD, "the old one: somebody has the new header"
+    assert restored("--passfile", new, bare=True)[0] == 0

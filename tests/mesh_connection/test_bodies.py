@@ -180,6 +180,39 @@ async def test_a_silent_body_is_left(autojump_clock: trio.testing.MockClock) -> 
         assert connection.is_closed
 
 
+async def test_a_body_that_dribbles_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    """A peer that is never silent for long could hold up a reader for months."""
+    size = 1 << 20
+
+    async def script(peer: ScriptedPeer) -> None:
+        await peer.hear()
+        await peer.say(Body(1, size, size), Data(bytes(DATA_BYTES)))
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            while True:
+                await trio.sleep(19)
+                await peer.say(Data(b"x"))
+
+    async with conversation(script) as (connection, _):
+        with pytest.raises(RemoteUnreachableError, match="too slowly"):
+            async with connection.get(VAULT, "k") as body:
+                await received(body)
+        assert connection.is_closed
+
+
+async def test_a_slow_body_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    count = 8
+
+    async def script(peer: ScriptedPeer) -> None:
+        await peer.hear()
+        await peer.say(Body(1, count * DATA_BYTES, count * DATA_BYTES))
+        for _ in range(2 * count):
+            await trio.sleep(25)
+            await peer.say(Data(bytes(DATA_BYTES // 2)))
+
+    async with conversation(script) as (connection, _), connection.get(VAULT, "k") as body:
+        assert len(await received(body)) == count * DATA_BYTES
+
+
 async def hear_object(peer: ScriptedPeer, count: int) -> bytes:
     parts = []
     while count:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import asdict
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
 
 import trio
 
@@ -13,12 +14,15 @@ from vaultfs.cli.mesh_lacks import lacks_json, tell_lacks
 from vaultfs.cli.mesh_work import MeshWork, asked
 from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.sizes import format_age, format_size
-from vaultfs.errors import ExitCode
+from vaultfs.errors import ExitCode, VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
 from vaultfs.mesh.looking import Look, Lookout
 from vaultfs.mesh.pool import PoolLimits, PoolSnapshot
+from vaultfs.mesh.witnessing import FallenBack, ask_witnesses, remember
+
+log = logging.getLogger(__name__)
 
 _LIMITS: Final = PoolLimits(connect_timeout_s=5.0, wait_s=10.0)
 """A peer that is out of reach costs five seconds."""
@@ -36,17 +40,61 @@ def status(vault: str, /, *, json: bool = False) -> int:
     """
     work = MeshWork.of(vault)
 
-    async def run(client: MeshClient) -> tuple[Look, PoolSnapshot]:
+    async def run(client: MeshClient) -> tuple[Look, _Seen, PoolSnapshot]:
         here = await trio.to_thread.run_sync(work.here)
         look = await Lookout(client, work.page, work.file, here, work.shelf).look()
-        return look, client.pool.snapshot()
+        seen = await _Seen.ask(client, work, look)
+        return look, seen, client.pool.snapshot()
 
-    look, pool = asked(work, run, limits=_LIMITS)
+    look, seen, pool = asked(work, run, limits=_LIMITS)
     if json:
-        emit_json(_as_json(work, look, pool))
+        emit_json(_as_json(work, look, seen, pool))
     else:
         _show(work, look)
+        seen.tell(look)
     return ExitCode.OK if look.health.is_safe else ExitCode.PARTIAL
+
+
+@dataclass
+class _Seen:
+    """What the peers that answer have witnessed.
+
+    Attributes:
+        newest: by peer, the number of the newest snapshot that it says it has seen; 0: none.
+        fallen: peers that say less than they once did.
+    """
+
+    newest: dict[PeerId, int]
+    fallen: list[FallenBack]
+
+    @classmethod
+    async def ask(cls, client: MeshClient, work: MeshWork, look: Look) -> Self:
+        """Ask them, and remember what they say."""
+        present = frozenset(view.known.id for view in look.survey.present)
+        heard = await ask_witnesses(
+            client, replace(work.page, peers=tuple(peer for peer in work.page.peers if peer.id in present))
+        )
+        fallen = remember(look.standing, heard, time.time_ns())
+        try:
+            await trio.to_thread.run_sync(work.file.save, look.standing)
+        except VaultError as error:  # hints only
+            log.warning("%s", error)
+        newest = {
+            peer: max((head.seq for head in statement.heads), default=0) for peer, statement in heard.statements.items()
+        }
+        return cls(newest, fallen)
+
+    def tell(self, look: Look) -> None:
+        """A line for each thing that looks like an older state."""
+        for each in self.fallen:
+            note(f"warning: peer {short_peer_id(each.peer)} {each.text}")
+        shown = 0 if look.health.newest is None else look.health.newest.seq
+        for peer, seq in self.newest.items():
+            if seq > shown:
+                note(
+                    f"warning: peer {short_peer_id(peer)} says that it has seen snapshot {seq}, and no peer that "
+                    "answers has one as new, nor this machine"
+                )
 
 
 def _show(work: MeshWork, look: Look) -> None:
@@ -94,12 +142,12 @@ def _state_text(look: Look, peer: PeerId) -> str:
     return f"away for {format_age(max(0.0, time.time() - seen_ns / 1e9))}, since {format_moment(seen_ns)}"
 
 
-def _as_json(work: MeshWork, look: Look, pool: PoolSnapshot) -> dict[str, Any]:
+def _as_json(work: MeshWork, look: Look, seen: _Seen, pool: PoolSnapshot) -> dict[str, Any]:
     return {
         "vault_id": work.page.vault_id.hex(),
         "is_verified": work.vault.layout is not None,
         **lacks_json(look),
-        "peers": [_peer_json(look, peer.id) for peer in work.page.peers],
+        "peers": [_peer_json(look, seen, peer.id) for peer in work.page.peers],
         "pool": {
             **asdict(pool.counters),
             "failing": [
@@ -116,7 +164,7 @@ def _as_json(work: MeshWork, look: Look, pool: PoolSnapshot) -> dict[str, Any]:
     }
 
 
-def _peer_json(look: Look, peer: PeerId) -> dict[str, Any]:
+def _peer_json(look: Look, seen: _Seen, peer: PeerId) -> dict[str, Any]:
     view, state, remembered = look.survey.views[peer], look.health.peers[peer], look.standing.of(peer)
     return {
         "id": format_peer_id(peer),
@@ -133,6 +181,8 @@ def _peer_json(look: Look, peer: PeerId) -> dict[str, Any]:
         "segments": state.segments,
         "segment_bytes": state.bytes,
         "newest": state.newest,
+        "witnessed": seen.newest.get(peer),
+        "has_fallen_back": any(each.peer == peer for each in seen.fallen),
         "lacks_newest": state.lacks_newest,
         "lacks_manifests": state.lacks_heads,
         "lacks_header": state.lacks_header,

@@ -16,7 +16,7 @@ from vaultfs.cli.witnesses import require_witnessed
 from vaultfs.crypto.header import VaultHeader
 from vaultfs.crypto.keys import Keyring
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import UsageError
+from vaultfs.errors import UsageError, WrongPasswordError
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.download import RemoteHead
@@ -75,7 +75,15 @@ def checked(
         raise UsageError(f"{name} holds no vault")
     data, _ = read_remote_manifest(store, head, public.vault_id)
     header, secret = VaultHeader.decode(public.data), _secret(options, name)
-    keyring = header.unlock(secret)
+    try:
+        keyring = header.unlock(secret)
+    except WrongPasswordError:
+        if store.name.startswith("mesh:"):
+            note(
+                "if the password was changed: peers that were away then have the one before, which counts as long as "
+                "no other peer answers; 'vaultfs peer ping' shows who does"
+            )
+        raise
     _, content = open_manifest(keyring, data, head.seq, head.hash)
     require_witnessed(store.name, head, keyring, secret, wanted)
     is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0

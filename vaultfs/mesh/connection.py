@@ -47,6 +47,9 @@ from vaultfs.mesh.outgoing_object import DataParts
 
 ANSWER_S: Final = 60.0
 """How long a peer may be silent while an answer is due; it may have to hash a segment, on a slow disk."""
+PROGRESS_BYTES: Final = 256 << 10
+"""So much of an object has to come while it is waited for `ANSWER_S`: a peer that sends a byte now and then would hold
+up whoever reads for ever, although another has the same."""
 HELLO_S: Final = 10.0
 FEATURES: Final = ("shares", "witness")
 AGENT: Final = "vaultfs"
@@ -102,6 +105,8 @@ class IncomingBody:
         self._connection: Final = connection
         self._pieces: Final = pieces
         self._left_bytes = body.body_bytes
+        self._missing_bytes = PROGRESS_BYTES
+        self._patience_s = ANSWER_S
 
     @property
     def is_complete(self) -> bool:
@@ -117,7 +122,8 @@ class IncomingBody:
         """
         if not self._left_bytes:
             return b""
-        with trio.move_on_after(ANSWER_S):
+        began_s = trio.current_time()
+        with trio.move_on_after(self._patience_s):
             try:
                 piece = await self._pieces.receive()
             except trio.EndOfChannel:
@@ -125,8 +131,18 @@ class IncomingBody:
             self._left_bytes -= len(piece)
             if self._left_bytes < 0:
                 raise self._connection.broken("sends more than it has announced")
+            self._note_progress(len(piece), trio.current_time() - began_s)
             return piece
-        raise self._connection.broken(f"has sent nothing for {ANSWER_S:.0f} s")
+        if self._patience_s == ANSWER_S:
+            raise self._connection.broken(f"has sent nothing for {ANSWER_S:.0f} s")
+        raise self._connection.broken(f"sends an object too slowly, less than {PROGRESS_BYTES} bytes in {ANSWER_S:.0f} s")
+
+    def _note_progress(self, count: int, waited_s: float) -> None:
+        self._patience_s -= waited_s
+        self._missing_bytes -= count
+        if self._missing_bytes <= 0:
+            self._missing_bytes = PROGRESS_BYTES
+            self._patience_s = ANSWER_S
 
 
 class PeerConnection:

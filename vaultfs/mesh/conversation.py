@@ -45,6 +45,7 @@ from vaultfs.mesh.messages import (
     Stored,
     Welcome,
     decode_from_caller,
+    encode,
 )
 from vaultfs.mesh.outgoing_object import DataParts
 from vaultfs.mesh.partial_uploads import Upload
@@ -181,9 +182,12 @@ class Conversation:
             if isinstance(message, Abort) and message.request == self._last_request:
                 continue  # of a transfer that has failed here meanwhile; the caller has heard of it, or will
             answer = await self._answer(message)
-            del message  # up to 256 KiB, which 128 connections must not keep that are idle, or do not read the answer
-            if answer is not None:
-                await self._stream.send(answer)
+            frame = None if answer is None else encode(answer)
+            # Up to 256 KiB each, which 128 connections must not keep that are idle, or do not read their answers.
+            del message, answer
+            if frame is not None:
+                await self._stream.send(frame)
+            del frame
         if self._farewell is not None:
             await self._stream.send(Goodbye(self._farewell))
         await self._stream.aclose()

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
-from vaultfs.errors import RemoteRefusedError, RemoteUnreachableError, UsageError, VaultError
+from vaultfs.errors import ObjectMissingError, RemoteRefusedError, UsageError, VaultError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.asking import Answers, ask_all, worst_of
 from vaultfs.mesh.book import Book, VaultPeers
@@ -291,11 +291,12 @@ class MeshStore:
         answers = await read_headers(client, self._reader, self._vault, self._peers)
         if answers.values:
             return max(answers.values.values()).data
-        # Who never answered was given nothing by this machine, so it keeps nobody from saving a vault at first.
+        # Who never answered, be it that somebody else is there or makes no sense, was given nothing by this machine, so it
+        # keeps nobody from saving a vault at first.
         failures = [
             error
             for peer, error in answers.failures.items()
-            if self._standing.of(peer).seen_ns or not isinstance(error, RemoteUnreachableError)
+            if self._standing.of(peer).seen_ns or isinstance(error, ObjectMissingError | RemoteRefusedError)
         ]
         raise worst_of(failures or list(answers.failures.values()), HEADER_KEY)
 

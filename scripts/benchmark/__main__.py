@@ -19,6 +19,8 @@ from benchmark.backup import run_backup
 from benchmark.backup_report import backup_json, backup_markdown
 from benchmark.backup_systems import PROGRAMS
 from benchmark.inputs import QUICK, Inputs, Sizes
+from benchmark.mesh import rsync_version, run_mesh
+from benchmark.mesh_report import mesh_json, mesh_markdown
 from benchmark.own import OWN, run_own
 from benchmark.remote_figures import REMOTE
 from benchmark.report import Conditions, as_json, chart, lines_of, markdown
@@ -28,6 +30,7 @@ from benchmark.systems import SYSTEMS, System, drop_page_cache, mount_points_und
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 BACKUP = "backup"
+MESH = "mesh"
 
 
 def filesystem_of(directory: Path) -> str:
@@ -39,12 +42,15 @@ def filesystem_of(directory: Path) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     keys = [row.key for row in ROWS] + list(OWN)
-    known_keys = [*keys, BACKUP, *REMOTE]
+    known_keys = [*keys, BACKUP, *REMOTE, MESH]
     parser = argparse.ArgumentParser(prog="bench", description="Measures vaultfs beside other encrypted filesystems.")
-    parser.add_argument("--rounds", type=int, help="how often everything runs (3; with --backup 2; with --quick 1)")
+    parser.add_argument(
+        "--rounds", type=int, help="how often everything runs (3; with --backup 2, with --mesh 5; with --quick 1)"
+    )
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated; default %(default)s")
     parser.add_argument("--rows", default=",".join(keys), help="comma-separated; default %(default)s")
     parser.add_argument("--backup", action="store_true", help=f"the rows about backups: {BACKUP}, {', '.join(REMOTE)}")
+    parser.add_argument("--mesh", action="store_true", help=f"the row about peers: {MESH}")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="of these rows; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="small input, one round: a trial, not a measurement")
     parser.add_argument("--files", type=int, help="how many files the large vault of many-files has (1000000)")
@@ -53,12 +59,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--disk", type=Path, metavar="DIR", help="where vaults lie that belong on a real disk (/tmp)")
     options = parser.parse_args(arguments)
     options.systems = options.systems.split(",")
-    options.rows = [BACKUP, *REMOTE] if options.backup else options.rows.split(",")
+    chosen = [*([BACKUP, *REMOTE] if options.backup else []), *([MESH] if options.mesh else [])]
+    options.rows = chosen or options.rows.split(",")
     options.programs = options.programs.split(",")
     for name, known in (("systems", list(SYSTEMS)), ("rows", known_keys), ("programs", list(PROGRAMS))):
         if unknown := set(getattr(options, name)) - set(known):
             parser.error(f"unknown {name}: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    options.rounds = options.rounds or (1 if options.quick else 2 if options.backup else 3)
+    usual = 2 if options.backup else 5 if options.mesh else 3
+    options.rounds = options.rounds or (1 if options.quick else usual)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     if options.where is None:
@@ -121,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             versions={
                 **{name: SYSTEMS[name].version() for name in names},
                 **{name: PROGRAMS[name].version() for name in backed_up},
+                **({"rsync": rsync_version() or "not installed"} if MESH in options.rows else {}),
                 **dict.fromkeys(absent, "not installed"),
             },
             places=f"vaults on {filesystem_of(memory)}, those of the rows on a disk on {filesystem_of(disk)}",
@@ -135,22 +144,30 @@ def main(arguments: list[str] | None = None) -> int:
         kinds = [SYSTEMS[name] for name in names]
         results = run_rows(kinds, rows, options.rounds, inputs, memory, disk) if kinds and rows else Results()
         outcomes = run_backup(backed_up, options.rounds, sizes, workplace(stack, memory)) if backed_up else {}
+        meshed = None
+        if MESH in options.rows and "vaultfs" in names:
+            homes = {filesystem_of(each): workplace(stack, each) for each in (memory, disk)}
+            meshed = run_mesh(options.rounds, sizes, homes)
         figures = run_own(groups, sizes, memory, disk)
         memory_kind = filesystem_of(memory)
     lines = lines_of(rows, names, results) if names else []
     backups = backup_markdown(outcomes, sizes, options.rounds, memory_kind) if outcomes else ""
-    table = markdown(lines, figures, results, conditions, backups)
+    peers = "" if meshed is None else mesh_markdown(meshed, sizes, options.rounds)
+    table = markdown(lines, figures, results, conditions, "\n".join(part for part in (backups, peers) if part))
     print(table, end="")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.with_suffix(".md").write_text(table)
         options.output.with_suffix(".json").write_text(
-            as_json(lines, figures, results, conditions, backup_json(outcomes))
+            as_json(
+                lines, figures, results, conditions, backup_json(outcomes), {} if meshed is None else mesh_json(meshed)
+            )
         )
         if lines:
             options.output.with_suffix(".svg").write_text(chart(lines))
     failed = "vaultfs" in absent or any("vaultfs" in by_system for by_system in results.failures.values())
     failed = failed or any(by_name["vaultfs"].failure for by_name in outcomes.values() if "vaultfs" in by_name)
+    failed = failed or (meshed is not None and bool(meshed.failures))
     return 1 if failed or any(figure.value is None for figure in figures) else 0
 
 

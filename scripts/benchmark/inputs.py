@@ -38,6 +38,9 @@ class Sizes:
     backup_files: int = 20_000
     backup_mib: int = 2048
     sent_mib: int = 1024
+    mesh_mib: int = 1024
+    mesh_requests: int = 10_000
+    mesh_objects: int = 100_000
 
 
 QUICK = Sizes(
@@ -58,6 +61,9 @@ QUICK = Sizes(
     backup_files=2_000,
     backup_mib=200,
     sent_mib=512,
+    mesh_mib=256,
+    mesh_requests=1_000,
+    mesh_objects=5_000,
 )
 
 

@@ -1,12 +1,14 @@
 """What calls peers in the mesh rows, as a process of its own.  Prints what it found as JSON.
 
-    python -m benchmark.mesh_driver store VAULT                  store all segments with the vault's peers
-    python -m benchmark.mesh_driver requests ID@HOST:PORT COUNT  small requests, and connections each for one
+python -m benchmark.mesh_driver store VAULT                  store all segments with the vault's peers
+python -m benchmark.mesh_driver requests ID@HOST:PORT COUNT  small requests, and connections each for one
+python -m benchmark.mesh_driver plan                         plan where 10,000 segments go among 50 peers
 """
 
 from __future__ import annotations
 
 import json
+import random
 import resource
 import sys
 import time
@@ -20,7 +22,9 @@ from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import parse_peer_address
 from vaultfs.mesh.client import Contact, MeshClient, open_client
 from vaultfs.mesh.identity import require_identity
+from vaultfs.mesh.placement import Placement, Site
 from vaultfs.mesh.places import identity_path
+from vaultfs.mesh.repair_plan import plan_repair
 from vaultfs.mesh.store import MeshStore, mesh_url
 from vaultfs.remotes import locations
 from vaultfs.storage.layout import VaultLayout
@@ -31,7 +35,11 @@ from vaultfs.sync.sealed_source import open_source
 CONNECTIONS = 4
 """As `vaultfs mesh replicate` has."""
 PIPELINED = 32
-ROUNDS_OF_CONNECTIONS = 5
+PLANNED_PEERS = 50
+PLANNED_SEGMENTS = 10_000
+PLANNED_REPLICAS = 3
+PLANNED_ZONES = 10
+SEED = 20_240_229
 UNKNOWN_VAULT = VaultId(bytes(16))
 UNKNOWN_SEGMENT = SegmentName("00" * 32)
 ANY_KEY = segment_key(UNKNOWN_SEGMENT)
@@ -80,11 +88,14 @@ async def have(client: MeshClient, peer: PeerId) -> object:
     return await client.have(peer, UNKNOWN_VAULT, [UNKNOWN_SEGMENT])
 
 
-REQUESTS: dict[str, Request] = {"ping": ping, "stat": stat, "have": have}
+REQUESTS: dict[str, Request] = {"Ping": ping, "Stat": stat, "Have": have}
+WAYS = ("32 under way", "one after another", "a connection each")
+FEWER = {"32 under way": 1, "one after another": 4, "a connection each": 20}
+"""Only every so manieth request is made where that takes long; what is printed is for each one."""
 
 
 async def requests(peer_address: str, count: int) -> dict[str, float]:
-    """Seconds for each request: several under way, one after the other, and with a connection for each one."""
+    """Seconds for each request: pooled with several under way, pooled one by one, and with a connection for each."""
     peer, address = parse_peer_address(peer_address, "PEER")
     assert peer is not None
     identity = require_identity(identity_path())
@@ -93,8 +104,8 @@ async def requests(peer_address: str, count: int) -> dict[str, float]:
     for name, request in REQUESTS.items():
         async with open_client(identity, contacts) as client:
             await request(client, peer)
-            start = time.perf_counter()
             left = count
+            start = time.perf_counter()
 
             async def ask_on(request: Request = request, client: MeshClient = client) -> None:
                 nonlocal left
@@ -105,23 +116,59 @@ async def requests(peer_address: str, count: int) -> dict[str, float]:
             async with trio.open_nursery() as nursery:
                 for _ in range(PIPELINED):
                     nursery.start_soon(ask_on)
-            found[f"{name}-pipelined"] = (time.perf_counter() - start) / count
+            found[f"{name}, {WAYS[0]}"] = (time.perf_counter() - start) / count
+            fewer = count // FEWER[WAYS[1]]
             start = time.perf_counter()
-            for _ in range(count // 4):
+            for _ in range(fewer):
                 await request(client, peer)
-            found[f"{name}-sequential"] = (time.perf_counter() - start) / (count // 4)
+            found[f"{name}, {WAYS[1]}"] = (time.perf_counter() - start) / fewer
+        fewer = count // FEWER[WAYS[2]]
         start = time.perf_counter()
-        for _ in range(count // 20):
+        for _ in range(fewer):
             async with open_client(identity, contacts) as client:
                 await request(client, peer)
-        found[f"{name}-connection-each"] = (time.perf_counter() - start) / (count // 20)
+        found[f"{name}, {WAYS[2]}"] = (time.perf_counter() - start) / fewer
     return found
+
+
+def plan() -> dict[str, float]:
+    """Seconds for planning a first replication, and one after the loss of two peers."""
+    generator = random.Random(SEED)
+    names = [SegmentName(generator.randbytes(32).hex()) for _ in range(PLANNED_SEGMENTS)]
+    needed = dict.fromkeys(names, 64 << 20)
+    peers = [PeerId(generator.randbytes(32)) for _ in range(PLANNED_PEERS)]
+    sites = [
+        Site(peer, generator.randrange(1, 8) << 40, f"zone {number % PLANNED_ZONES}")
+        for number, peer in enumerate(peers)
+    ]
+    room = dict.fromkeys(peers, 8 << 40)
+    start = time.perf_counter()
+    first = plan_repair(needed, {peer: {} for peer in peers}, Placement(sites), PLANNED_REPLICAS, room, set(names), {})
+    first_s = time.perf_counter() - start
+    holdings: dict[PeerId, dict[SegmentName, int]] = {peer: {} for peer in peers}
+    for copy in first.copies:
+        holdings[copy.dest][copy.name] = copy.size_bytes
+    for lost in peers[:2]:
+        del holdings[lost]
+    start = time.perf_counter()
+    second = plan_repair(needed, holdings, Placement(sites[2:]), PLANNED_REPLICAS, room, set(), {})
+    return {
+        "first_s": first_s,
+        "first_copies": len(first.copies),
+        "repair_s": time.perf_counter() - start,
+        "repair_copies": len(second.copies),
+    }
 
 
 def main() -> None:
     """Run what the command line says."""
-    what, where, *rest = sys.argv[1:]
-    found = store(Path(where)) if what == "store" else trio.run(requests, where, int(rest[0]))
+    what, *rest = sys.argv[1:]
+    if what == "store":
+        found = store(Path(rest[0]))
+    elif what == "requests":
+        found = trio.run(requests, rest[0], int(rest[1]))
+    else:
+        found = plan()
     print(json.dumps(found))
 
 

@@ -1,8 +1,8 @@
 """Callers that want a peer's memory, as a process of its own; every one of them is accepted by the peer.
 
-    python -m benchmark.mesh_flood ids                          print their ids
-    python -m benchmark.mesh_flood seed HOST:PORT               store a first object
-    python -m benchmark.mesh_flood KIND HOST:PORT               flood the peer, see `FLOODS`
+python -m benchmark.mesh_flood ids                          print their ids
+python -m benchmark.mesh_flood seed HOST:PORT               store a first object
+python -m benchmark.mesh_flood KIND HOST:PORT               flood the peer, see `FLOODS`
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from vaultfs.mesh.messages import (
     MAGIC,
     MOST_NAMES,
     Audit,
-    Fail,
     FromPeer,
     Get,
     Go,
@@ -41,7 +40,6 @@ from vaultfs.mesh.messages import (
     Welcome,
     data_frame,
     decode_from_peer,
-    encode,
 )
 from vaultfs.mesh.tls import client_context, handshake
 from vaultfs.storage.manifest_format import Manifest
@@ -55,16 +53,24 @@ OBJECT_BYTES = 64 << 20
 SENT_BYTES = 8 << 20
 """Of each object, before its sender stops."""
 STILL_S = 2.0
-"""How long everybody holds what he has, once nothing moves any more."""
+"""How long everybody holds what he has, in the end."""
 MANIFEST_BYTES = 16 << 20
 UNREAD_REQUESTS = 2_000
+FLOOD_LIMIT_S = 5.0
+"""How long a caller tries to send."""
 
 
 class Caller:
-    """A connection after hello."""
+    """A connection after hello.
 
-    def __init__(self, stream: MessageStream) -> None:
+    Args:
+        stream: of messages.
+        number: of the connection.
+    """
+
+    def __init__(self, stream: MessageStream, number: int) -> None:
         self.stream = stream
+        self.number = number
 
     async def hear(self) -> FromPeer:
         payload = await self.stream.receive_payload()
@@ -78,24 +84,24 @@ class Caller:
 
 
 @asynccontextmanager
-async def called(address: Address, context: ssl.SSLContext) -> AsyncIterator[Caller]:
+async def called(address: Address, contexts: list[ssl.SSLContext], number: int) -> AsyncIterator[Caller]:
     """A connection of one of the callers."""
     async with await trio.open_tcp_stream(address.host, address.port) as socket:
-        tls, _ = await handshake(socket, context, server_side=False)
-        caller = Caller(MessageStream(tls))
+        tls, _ = await handshake(socket, contexts[number % CALLERS], server_side=False)
+        caller = Caller(MessageStream(tls), number)
         answer = await caller.ask(Hello(MAGIC, (1,), ("shares", "witness"), "flood"))
         if not isinstance(answer, Welcome):
             raise RemoteError(f"the peer answers {answer}")
         yield caller
 
 
-Flood = Callable[[Caller, int], Awaitable[None]]
-"""What a caller does on a connection with a number, before he falls silent."""
+Flood = Callable[[Caller], Awaitable[None]]
+"""What a caller does on a connection, before he falls silent."""
 
 
-async def send_objects(caller: Caller, number: int) -> None:
+async def send_objects(caller: Caller) -> None:
     """A part of an object each, as fast as it is taken; 32 bodies are, and the others wait."""
-    digest = blake3.blake3(number.to_bytes(8, "big")).digest()
+    digest = blake3.blake3(caller.number.to_bytes(8, "big")).digest()
     put = Put(1, VAULT, segment_key(SegmentName(digest.hex())), OBJECT_BYTES, digest, False, 0)
     if isinstance(await caller.ask(put), Go):
         frame = data_frame(bytes(DATA_BYTES))
@@ -103,9 +109,9 @@ async def send_objects(caller: Caller, number: int) -> None:
             await caller.stream.send(frame)
 
 
-async def send_crumbs(caller: Caller, number: int) -> None:
+async def send_crumbs(caller: Caller) -> None:
     """Objects in frames of one byte."""
-    digest = blake3.blake3(b"crumbs" + number.to_bytes(8, "big")).digest()
+    digest = blake3.blake3(b"crumbs" + caller.number.to_bytes(8, "big")).digest()
     put = Put(1, VAULT, segment_key(SegmentName(digest.hex())), OBJECT_BYTES, digest, False, 0)
     if isinstance(await caller.ask(put), Go):
         frames = data_frame(b"x") * 4096
@@ -113,35 +119,35 @@ async def send_crumbs(caller: Caller, number: int) -> None:
             await caller.stream.send(frames)
 
 
-async def take_nothing(caller: Caller, number: int) -> None:
+async def take_nothing(caller: Caller) -> None:
     """Ask for an object, and read nothing of it."""
     await caller.stream.send(Get(1, VAULT, segment_key(_first_object()[0]), 0, None))
 
 
-async def ask_much(caller: Caller, number: int) -> None:
+async def ask_much(caller: Caller) -> None:
     """Long questions, whose answers nobody reads."""
     names = bytes(MOST_NAMES * 32)
     for request in range(1, UNREAD_REQUESTS + 1):
         await caller.stream.send(Have(request, VAULT, names))
 
 
-async def ask_for_much(caller: Caller, number: int) -> None:
+async def ask_for_much(caller: Caller) -> None:
     """Short questions, whose long answers nobody reads."""
     for request in range(1, UNREAD_REQUESTS + 1):
         await caller.stream.send(List(request, VAULT, "", ""))
 
 
-async def half_frames(caller: Caller, number: int) -> None:
+async def half_frames(caller: Caller) -> None:
     """The longest frame there can be, but for its last byte."""
     await caller.stream.send(MAX_PAYLOAD_BYTES.to_bytes(4, "big") + bytes(MAX_PAYLOAD_BYTES - 1))
 
 
-async def long_frames(caller: Caller, number: int) -> None:
+async def long_frames(caller: Caller) -> None:
     """Frames that say they have 4 GiB."""
     await caller.stream.send(bytes([255]) * 4 + bytes(DATA_BYTES))
 
 
-async def list_all(caller: Caller, number: int) -> None:
+async def list_all(caller: Caller) -> None:
     """List everything."""
     after, has_more, request = "", True, 0
     while has_more:
@@ -152,15 +158,15 @@ async def list_all(caller: Caller, number: int) -> None:
         after, has_more = page.entries[-1][0], page.has_more
 
 
-async def audit(caller: Caller, number: int) -> None:
+async def audit(caller: Caller) -> None:
     """Have 64 MiB hashed."""
     name, data = _first_object()
     await caller.ask(Audit(1, VAULT, bytes(32), (Range(bytes.fromhex(name), 0, len(data)),) * 256))
 
 
-async def manifests(caller: Caller, number: int) -> None:
+async def manifests(caller: Caller) -> None:
     """Store the longest manifest: half a million segments of a byte each."""
-    key = Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
+    key = Ed25519PrivateKey.from_private_bytes(caller.number.to_bytes(32, "big"))
     count = (MANIFEST_BYTES - 1024) // 33
     segments = tuple((SegmentName(f"{at:064x}"), 1) for at in range(count))
     manifest = Manifest(VAULT, key.public_key().public_bytes_raw(), SnapshotSeq(1), 1, None, segments, b"")
@@ -195,7 +201,7 @@ def _first_object() -> tuple[SegmentName, bytes]:
     return SegmentName(blake3.blake3(data).hexdigest()), data
 
 
-async def seed(caller: Caller, number: int) -> None:
+async def seed(caller: Caller) -> None:
     """Store what the others ask for."""
     name, data = _first_object()
     await caller.ask(Put(1, VAULT, segment_key(name), len(data), bytes.fromhex(name), False, 0))
@@ -209,32 +215,33 @@ async def flood(work: Flood, count: int, address: Address) -> None:
     """Have a number of connections do something at once, and hold what they have for a while."""
     contexts = [client_context(Identity.of_seed(each)) for each in CALLER_SEEDS]
     places = trio.CapacityLimiter(CALLERS)
-    moved = trio.current_time()
+    all_still = trio.Event()
+    moving = count
 
     async def call(number: int) -> None:
-        nonlocal moved
-        async with called(address, contexts[number % CALLERS]) as caller:
+        nonlocal moving
+        async with called(address, contexts, number) as caller:
             places.release_on_behalf_of(number)
             try:
                 with trio.move_on_after(FLOOD_LIMIT_S):
-                    await work(caller, number)
+                    await work(caller)
             except RemoteError:
                 if work not in ROUGH:
                     raise
-            moved = trio.current_time()
+            moving -= 1
+            if not moving:
+                all_still.set()
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         for number in range(count):
             await places.acquire_on_behalf_of(number)  # handshakes have a deadline; not all at once
             nursery.start_soon(call, number)
-        moved = trio.current_time()
-        while trio.current_time() - moved < STILL_S:
-            await trio.sleep(STILL_S / 4)
+        await all_still.wait()
+        await trio.sleep(STILL_S)
         nursery.cancel_scope.cancel()
 
 
-FLOOD_LIMIT_S = 10.0
 ROUGH: set[Flood] = {long_frames, half_frames, ask_much, ask_for_much}
 """Those whose connections the peer ends."""
 

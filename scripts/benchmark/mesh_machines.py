@@ -1,4 +1,4 @@
-"""What the mesh rows run: machines with an identity each, peers that serve, and rsync's daemon beside them; and what they use."""
+"""What the mesh rows run, and what it uses: machines with an identity each, peers that serve, rsync's daemon."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def markdown(
         figures: of vaultfs alone.
         results: what failed.
         conditions: of the run.
-        backups: the table about them, if there is one.
+        backups: the tables about them and about the mesh, if there are any.
     """
     systems = list(lines[0].medians) if lines else []
     turns = f"{conditions.rounds} round{'s' if conditions.rounds != 1 else ''}"
@@ -150,7 +150,12 @@ def markdown(
 
 
 def as_json(
-    lines: list[Line], figures: list[Figure], results: Results, conditions: Conditions, backups: dict[str, object]
+    lines: list[Line],
+    figures: list[Figure],
+    results: Results,
+    conditions: Conditions,
+    backups: dict[str, object],
+    peers: dict[str, object],
 ) -> str:
     """Return everything, every single time included, as JSON."""
     rows = {
@@ -172,6 +177,7 @@ def as_json(
         "conditions": asdict(conditions),
         "rows": rows,
         "backups": backups,
+        "mesh": peers,
         "vaultfs_alone": [asdict(figure) for figure in figures],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"

@@ -285,7 +285,7 @@ def test_ends_in_order(machine: Machine, tmp_path: Path, number: signal.Signals)
         assert systemd.recv(100) == b"READY=1"
         assert [line["host"] for line in daemon.lines] == ["127.0.0.1", "::1"]
         assert [line["id"] for line in daemon.lines] == [own, own]
-        assert daemon.end(number) == (0, b"")
+        assert daemon.end(number) == (0, f"vaultfs: {number.name}: saying goodbye\n".encode())
         assert systemd.recv(100) == b"STOPPING=1"
     ReplicaStore.open(tmp_path / "store", None).close()
 

@@ -187,10 +187,12 @@ async def test_a_body_that_dribbles_is_left(autojump_clock: trio.testing.MockClo
     async def script(peer: ScriptedPeer) -> None:
         await peer.hear()
         await peer.say(Body(1, size, size), Data(bytes(DATA_BYTES)))
-        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+        try:
             while True:
                 await trio.sleep(19)
                 await peer.say(Data(b"x"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the reader has gone, as it should
 
     async with conversation(script) as (connection, _):
         with pytest.raises(RemoteUnreachableError, match="too slowly"):

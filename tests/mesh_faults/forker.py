@@ -66,7 +66,7 @@ def change(settings: dict[str, Any]) -> None:
             continue
         kind = getattr(module, kind_name)
         assert dataclasses.is_dataclass(kind)
-        init = kind.__init__
+        init: Any = kind.__init__  # type: ignore[misc]
         optional = [each.name for each in inspect.signature(init).parameters.values() if each.default is not each.empty]
         defaults = list(init.__defaults__)
         defaults[optional.index(field)] = value
@@ -75,9 +75,8 @@ def change(settings: dict[str, Any]) -> None:
 
 def watch_pools(where: str) -> None:
     """Write down how pools end."""
-    from vaultfs.mesh import client
-
-    real: Any = client.open_pool
+    client: Any = importlib.import_module("vaultfs.mesh.client")
+    real = client.open_pool
 
     def tell(what: dict[str, Any]) -> None:
         with Path(where).open("a", encoding="ascii") as file:
@@ -93,7 +92,7 @@ def watch_pools(where: str) -> None:
         finally:
             tell({"counters": dataclasses.asdict(pool.snapshot().counters), "wrong": pool.audit()})
 
-    client.open_pool = open_pool  # type: ignore[assignment]
+    client.open_pool = open_pool
 
 
 def enter(namespace: str) -> None:

@@ -13,9 +13,11 @@ from blake3 import blake3
 
 import vaultfs
 from vaultfs.errors import ExitCode
-from vaultfs.ids import PeerId, VaultId
+from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.book import Book
+from vaultfs.mesh.identity import Identity
+from vaultfs.mesh.placement import Placement, Site
 from vaultfs.mesh.store import mesh_url
 from vaultfs.remotes.configured import Remote, save_remotes
 from vaultfs.remotes.store import Features
@@ -63,11 +65,13 @@ class Household:
         host = self._network.host(name)
         return kind(self._where / name, self._forker, host.address, host.namespace)
 
-    def add_peer(self, settings: dict[str, object] | None = None) -> PeerMachine:
+    def add_peer(self, settings: dict[str, object] | None = None, identity: Identity | None = None) -> PeerMachine:
         """A machine more that serves, and is known."""
         peer = self.machine(f"peer{len(self.peers)}", PeerMachine)
         assert isinstance(peer, PeerMachine)
         peer.settings = settings or {}
+        if identity is not None:
+            peer.identity = identity
         peer.accept(self.laptop.id)
         peer.serve()
         self.peers.append(peer)
@@ -77,6 +81,15 @@ class Household:
     def know(self, peer: PeerId, address: Address, machine: Machine | None = None) -> None:
         """Have a machine know a peer of the vault; the laptop if none is named."""
         Book((machine or self.laptop).mesh / "peers.json").add(self.vault_id, peer, address)
+
+    def nearest_identity(self) -> Identity:
+        """One that is asked first for the largest segment, by who has not asked for the peers' sizes yet."""
+        name = SegmentName(max(self.segments, key=self.segments.__getitem__))
+        while True:
+            found = Identity.new()
+            sites = [Site(peer, 1 << 40, "") for peer in (found.peer_id, *(peer.id for peer in self.peers))]
+            if Placement(sites).ranking(name)[0].peer == found.peer_id:
+                return found
 
     def set_replicas(self, replicas: int) -> None:
         """How many copies there are to be."""

@@ -50,6 +50,7 @@ HASTY_PEER: Final[Settings] = {
     "vaultfs.mesh.incoming_object:PROGRESS_S": 1.0,
     "vaultfs.mesh.message_stream:FRAME_S": 1.0,
     "vaultfs.mesh.server:Limits.greeting_s": 1.0,
+    "vaultfs.mesh.server:Limits.stranger_s": 1.0,
     "vaultfs.mesh.server:Limits.revocation_s": 0.1,
     "vaultfs.mesh.server:Limits.closing_s": 1.0,
 }
@@ -278,6 +279,12 @@ class Machine:
                 self._identity.save(path)
         return self._identity
 
+    @identity.setter
+    def identity(self, identity: Identity) -> None:
+        self.mesh.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity.save(self.mesh / "identity.pem")
+        self._identity = identity
+
     @property
     def id(self) -> PeerId:
         """As the protocol has it."""
@@ -296,10 +303,7 @@ class Machine:
 
     def run(self, *words: str | Path, within_s: float = DEADLINE_S, settings: Settings | None = None) -> Ended:
         """Run a command to its end, which has to come; its pools are empty then."""
-        began = time.monotonic()
         ended = self.start(*words, settings=settings).wait(within_s)
-        if os.environ.get("MF_TIMES"):
-            print(f"{time.monotonic() - began:6.2f}", ended.code, *[str(w)[-20:] for w in words], flush=True)
         require_empty_pools(ended)
         return ended
 

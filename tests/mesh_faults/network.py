@@ -1,4 +1,4 @@
-"""Several hosts on one machine: network namespaces, and a switch between them that loses, delays and cuts as it is told.
+"""Several hosts on one machine: network namespaces, and a switch between them that loses, delays and cuts.
 
 Each host is a namespace with one interface, a TAP device, whose other end is here: so every frame passes through the
 hands of the test, which can cut one direction only, at the n-th byte, on kernels that have neither netem nor filters.

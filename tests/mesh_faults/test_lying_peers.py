@@ -41,7 +41,7 @@ def liar(home: Household, scratch: Path) -> Iterator[LyingPeer]:
 def verdict(home: Household, peer: LyingPeer, *codes: int) -> str:
     """What an audit of every segment says of it."""
     said = home.audit("--all").require(*codes).json
-    return next(each["verdict"] for each in said["peers"] if each["id"] == format_peer_id(peer.id))
+    return str(next(each["verdict"] for each in said["peers"] if each["id"] == format_peer_id(peer.id)))
 
 
 def require_found_out(home: Household, liar: LyingPeer) -> None:
@@ -117,7 +117,7 @@ def test_one_that_sends_wrong_bytes_to_a_clone(home: Household, liar: LyingPeer,
 
 
 def test_one_that_was_set_back_to_an_old_backup(home: Household, scratch: Path) -> None:
-    """It does not know of what it has acknowledged since; whoever asks it finds out, and it is given everything again."""
+    """It does not know of what it has acknowledged since; who asks finds out, and gives it everything again."""
     home.sync().require(0)
     peer = home.peers[0]
     peer.stop()

@@ -66,7 +66,9 @@ def test_what_came_before_the_power_went_need_not_come_again(home: Household) ->
     assert partials(home, peer) == []
 
 
-@pytest.mark.parametrize("damage", ["torn", "long", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["torn", pytest.param("long", marks=pytest.mark.long), pytest.param("empty", marks=pytest.mark.long)]
+)
 def test_what_the_power_cut_left_is_not_believed(home: Household, damage: str) -> None:
     """Pages that never reached the disk, which is all that a file system without a sync promises."""
     peer = home.peers[1]
@@ -156,7 +158,9 @@ def test_a_full_disk_is_told_and_nothing_wrong_is_there(make_household: MakeHous
     peer.stop()
 
 
-@pytest.mark.parametrize("left_bytes", [30 * MIB, 0], ids=["reserve", "all"])
+@pytest.mark.parametrize(
+    "left_bytes", [pytest.param(30 * MIB, id="reserve", marks=pytest.mark.long), pytest.param(0, id="all")]
+)
 def test_a_disk_that_fills_while_something_comes(make_household: MakeHousehold, disk: Path, left_bytes: int) -> None:
     """Another peer takes its part."""
     home = make_household(1, is_large=True)
@@ -227,7 +231,7 @@ def shifting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("is_peer", "years"),
     [
         pytest.param(True, 30, id="peer ahead"),
-        pytest.param(False, -30, id="laptop behind"),
+        pytest.param(False, -30, id="laptop behind", marks=pytest.mark.long),
         pytest.param(True, -30, id="peer behind", marks=pytest.mark.long),
         pytest.param(False, 30, id="laptop ahead", marks=pytest.mark.long),
     ],

@@ -247,6 +247,7 @@ def test_everything_at_once(store: ReplicaStore, root: Path) -> None:
     batch = [data_of(number, 5000 + number) for number in range(6)]
     keys = [segment_key(data) for data in batch]
     errors: list[BaseException] = []
+    scrubbing = threading.Lock()
 
     def work(number: int) -> None:
         try:
@@ -259,11 +260,12 @@ def test_everything_at_once(store: ReplicaStore, root: Path) -> None:
                     store.delete(VAULT, [keys[turn % 6], keys[number % 6]])
                 elif action == 3:
                     store.listing(VAULT, "", "", 100)
-                    store.scrub_some(10_000)
+                    with scrubbing:  # which is for one thread at a time
+                        store.scrub_some(10_000)
                 else:
                     upload: Upload | None = begin(store, segment_key(data), data)
                     if upload is not None:
-                        upload.write(data[:1000])
+                        upload.write(data[upload.offset : upload.offset + 1000])
                         upload.abort(keep=turn % 2 == 0)
         except BaseException as error:
             errors.append(error)

@@ -140,6 +140,28 @@ def test_a_peer_that_goes_away_meanwhile_ends_a_prune(
     other_store.put(OTHER_NOTE, BytesSource(b"{}"))
 
 
+def test_a_segment_is_not_deleted_unless_all_its_shares_are_found(
+    machines: tuple[Machine, Machine], vault: SignedVault, peers: list[RunningPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares that stay behind when the segment is gone are listed as nothing, and nobody would ever delete them."""
+    one, _ = machines
+    one.sync()
+    store = one.make(1, sign=one.sign)
+    real = store._coded.locate
+
+    async def locate(*args: object) -> object:
+        found = await real(*args)  # type: ignore[arg-type]
+        del found.values[peers[0].id]
+        found.failures[peers[0].id] = RemoteUnreachableError("it is away for a moment")
+        return found
+
+    monkeypatch.setattr(store._coded, "locate", locate)
+    key = segment_key(min(vault.segments))
+    with pytest.raises(NotAllPeersError):
+        store.delete(key)
+    assert any(peer.has(key) for peer in peers)
+
+
 def test_a_peer_that_takes_nothing_keeps_a_prune_from_its_notes(
     machines: tuple[Machine, Machine], peers: list[RunningPeer]
 ) -> None:

@@ -133,6 +133,9 @@ async def test_a_peer_that_answers_late_is_still_heard(autojump_clock: trio.test
     client, reader = Slow(late, gone, without), Reader(VAULT)
     assert await whole(reader, client) == DATA
     assert client.asked == [0, 1, 2]
+    client.asked.clear()
+    assert await whole(reader, client) == DATA
+    assert client.asked[0] == 0, "it has answered in the end"
 
 
 async def test_who_is_silent_does_not_hide_why_the_others_failed(autojump_clock: trio.testing.MockClock) -> None:

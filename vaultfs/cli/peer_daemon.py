@@ -63,7 +63,7 @@ def run_daemon(
         VaultLockedError: another server has the store.
         VaultError: the store cannot be opened.
     """
-    show_warnings()
+    show_warnings(logging.INFO)
     make_private_directory(grants_path().parent)
     if root == default_store():  # another one may be on a disk that is not mounted now, and is not made then
         make_private_directory(root.parent)

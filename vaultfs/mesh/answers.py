@@ -50,6 +50,7 @@ from vaultfs.mesh.messages import (
 )
 from vaultfs.mesh.pairing import ANY_VAULT, Meeting, Pairings
 from vaultfs.mesh.partial_uploads import Upload
+from vaultfs.mesh.quiet_log import QuietLog
 from vaultfs.mesh.replica_reading import Reader
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.witness import make_statement
@@ -112,6 +113,7 @@ class Answers:
         self._pairings: Final = pairings
         self._label: Final = label[:64]
         self._clock_ns: Final = clock_ns
+        self._faults: Final = QuietLog(log)
 
     def is_known(self, caller: PeerId) -> bool:
         """Whether a caller has any grant.
@@ -122,7 +124,7 @@ class Answers:
         try:
             return self._grants.is_known(caller)
         except VaultError as error:
-            raise _unreadable(error) from error
+            raise self._unreadable(error) from error
 
     def unknown_of(self, callers: Iterable[PeerId]) -> set[PeerId]:
         """Those of some callers that have no grant.
@@ -233,7 +235,7 @@ class Answers:
         try:
             grant = self._grants.lookup(caller, vault)
         except VaultError as error:
-            raise _unreadable(error) from error
+            raise self._unreadable(error) from error
         if grant is None:
             if not self.is_known(caller):
                 raise RevokedError("this peer does not know you")
@@ -278,11 +280,10 @@ class Answers:
         except RemoteRefusedError:
             raise
         except VaultError as error:
-            log.error("peer %s could not be paired: %s", short_peer_id(caller), error)  # noqa: TRY400
+            self._faults.warning("peer %s could not be paired: %s", short_peer_id(caller), error)
             raise RemoteError("the pairing could not be written down") from error
         return Paired(message.request, redeemed.proof, self._label)
 
-
-def _unreadable(error: VaultError) -> RemoteError:
-    log.error("%s", error)
-    return RemoteError("the grants of this peer cannot be read")
+    def _unreadable(self, error: VaultError) -> RemoteError:
+        self._faults.warning("nobody may do anything here: %s", error)
+        return RemoteError("the grants of this peer cannot be read")

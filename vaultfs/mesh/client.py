@@ -19,9 +19,10 @@ from blake3 import blake3
 from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
-from vaultfs.mesh.connection import PeerConnection, ReadPiece, require_known
+from vaultfs.mesh.connection import PeerConnection, ReadPiece, UnansweredError, require_known
 from vaultfs.mesh.dialing import dial, peer_name
 from vaultfs.mesh.identity import Identity, format_peer_id
+from vaultfs.mesh.message_stream import TookNothingError
 from vaultfs.mesh.messages import (
     HASH_BYTES,
     MOST_NAMES,
@@ -47,6 +48,7 @@ from vaultfs.mesh.messages import (
     delete_order,
 )
 from vaultfs.mesh.pool import Pool, PoolLimits, open_pool
+from vaultfs.mesh.silences import Silences
 from vaultfs.mesh.tls import client_context
 from vaultfs.mesh.witness import NONCE_BYTES, WitnessStatement, verify_statement
 from vaultfs.remotes.bodies import opened
@@ -107,6 +109,19 @@ class MeshClient:
     def __init__(self, pool: Pool[PeerConnection], contacts: Iterable[Contact]) -> None:
         self.pool: Final = pool
         self._contacts: Final = {contact.peer: contact for contact in contacts}
+        self._silences: Final = Silences()
+
+    @asynccontextmanager
+    async def _lease(self, peer: PeerId, *, is_shared: bool = False) -> AsyncIterator[PeerConnection]:
+        """A connection of the pool, unless the peer has been silent lately."""
+        self._silences.require_none(peer, trio.current_time())
+        async with self.pool.lease(peer, is_shared=is_shared) as connection:
+            try:
+                yield connection
+            except (UnansweredError, TookNothingError) as error:
+                self._silences.note(peer, str(error), trio.current_time())
+                raise
+        self._silences.end(peer)
 
     def name(self, peer: PeerId) -> str:
         """What a peer is called in messages."""
@@ -114,14 +129,14 @@ class MeshClient:
 
     async def ping(self, peer: PeerId) -> float:
         """How many seconds a question and its answer take."""
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             began_s = trio.current_time()
             await connection.ping()
             return trio.current_time() - began_s
 
     async def status(self, peer: PeerId, vault: VaultId) -> State:
         """How much room there is for a vault."""
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             return await connection.ask(lambda number: Status(number, vault), State)
 
     async def have(self, peer: PeerId, vault: VaultId, names: Sequence[SegmentName]) -> dict[SegmentName, int]:
@@ -130,7 +145,7 @@ class MeshClient:
         for start in range(0, len(names), MOST_NAMES):
             batch = names[start : start + MOST_NAMES]
             joined = bytes.fromhex("".join(batch))
-            async with self.pool.lease(peer, is_shared=True) as connection:
+            async with self._lease(peer, is_shared=True) as connection:
                 holds = await connection.ask(partial(_have, vault, joined), Holds)
             if len(holds.sizes) != len(batch):
                 raise RemoteError(f"{self.name(peer)} answers for {len(holds.sizes)} segments instead of {len(batch)}")
@@ -143,7 +158,7 @@ class MeshClient:
         after = ""
         left_bytes = MOST_LISTED_BYTES
         for _ in range(MOST_PAGES):
-            async with self.pool.lease(peer, is_shared=True) as connection:
+            async with self._lease(peer, is_shared=True) as connection:
                 page = await connection.ask(partial(_list, vault, prefix, after), Listing)
             for key, size in page.entries:
                 if key <= after or not key.startswith(prefix):
@@ -159,7 +174,7 @@ class MeshClient:
 
     async def stat(self, peer: PeerId, vault: VaultId, key: str) -> Size:
         """The length of an object, and its revision."""
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             return await connection.ask(lambda number: Stat(number, vault, key), Size)
 
     async def fetch(
@@ -170,7 +185,7 @@ class MeshClient:
         Returns:
             The length of the whole object, as the peer says.
         """
-        async with self.pool.lease(peer) as connection, connection.get(vault, key, offset, length) as body:
+        async with self._lease(peer) as connection, connection.get(vault, key, offset, length) as body:
             if length is not None and body.body_bytes != length:
                 raise RemoteError(f"{self.name(peer)} sends {body.body_bytes} bytes of {key} instead of {length}")
             if length is None and offset + body.body_bytes != body.size_bytes:
@@ -217,7 +232,7 @@ class MeshClient:
         Returns:
             How many bytes were sent; 0: the peer had it.
         """
-        async with _Opening(key, source) as opening, self.pool.lease(peer) as connection:
+        async with _Opening(key, source) as opening, self._lease(peer) as connection:
             put = partial(
                 connection.put,
                 vault,
@@ -247,7 +262,7 @@ class MeshClient:
         """
         refusals: list[RemoteRefusedError] = []
         while True:
-            async with self.pool.lease(peer) as connection:  # alone: the nonce is for the very next order
+            async with self._lease(peer) as connection:  # alone: the nonce is for the very next order
                 nonce = (await connection.ask(Challenge, Nonce)).nonce
                 signed = await trio.to_thread.run_sync(sign, delete_order(nonce, peer, vault, keys))
                 if len(refusals) == len(signed):
@@ -262,7 +277,7 @@ class MeshClient:
 
     async def forget(self, peer: PeerId, vault: VaultId, key: str) -> None:
         """Delete a note."""
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             await connection.ask(lambda number: Forget(number, vault, key), Deleted)
 
     async def audit(self, peer: PeerId, vault: VaultId, key: bytes, ranges: Sequence[Range]) -> list[bytes]:
@@ -276,7 +291,7 @@ class MeshClient:
         """
         if not 0 < len(ranges) <= MOST_RANGES:
             raise ValueError(f"an audit asks for 1 to {MOST_RANGES} ranges, not {len(ranges)}")
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             proof = await connection.ask(lambda number: Audit(number, vault, key, tuple(ranges)), Proof)
         if len(proof.digests) != len(ranges) * HASH_BYTES:
             raise RemoteError(f"{self.name(peer)} proves {len(proof.digests)} bytes for {len(ranges)} ranges")
@@ -289,7 +304,7 @@ class MeshClient:
             IntegrityError: the peer did not sign it, or it answers another question.
         """
         nonce = secrets.token_bytes(NONCE_BYTES)
-        async with self.pool.lease(peer, is_shared=True) as connection:
+        async with self._lease(peer, is_shared=True) as connection:
             answer = await connection.ask(lambda number: Witness(number, vault, nonce), Statement)
         return verify_statement(
             answer.statement, answer.public_key, answer.signature, vault=vault, peer=peer, nonce=nonce

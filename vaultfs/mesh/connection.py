@@ -63,6 +63,10 @@ ReadPiece = Callable[[], bytes]
 """Gives the next bytes of an object, at most 1 MiB; nothing at its end.  Called in a thread."""
 
 
+class UnansweredError(RemoteUnreachableError):
+    """The peer can be reached, and does not answer, or with something else than what is due."""
+
+
 class Peer(NamedTuple):
     """Who is on the other side.
 
@@ -135,7 +139,9 @@ class IncomingBody:
             return piece
         if self._patience_s == ANSWER_S:
             raise self._connection.broken(f"has sent nothing for {ANSWER_S:.0f} s")
-        raise self._connection.broken(f"sends an object too slowly, less than {PROGRESS_BYTES} bytes in {ANSWER_S:.0f} s")
+        raise self._connection.broken(
+            f"sends an object too slowly, less than {PROGRESS_BYTES} bytes in {ANSWER_S:.0f} s"
+        )
 
     def _note_progress(self, count: int, waited_s: float) -> None:
         self._patience_s -= waited_s
@@ -243,7 +249,8 @@ class PeerConnection:
     def _fail(self, error: VaultError) -> None:
         """The first failure counts; everybody who waits hears of it."""
         if self._failure is None:
-            self._failure = error
+            name = self.peer.name
+            self._failure = error if name in str(error) else type(error)(f"{name}: {error}")
         self._is_closed = True
         while self._queue:
             answer = self._queue.popleft()
@@ -258,7 +265,7 @@ class PeerConnection:
 
     def broken(self, what: str) -> VaultError:
         """Close the connection because of what the peer does, and return the error."""
-        self._fail(RemoteUnreachableError(f"{self.peer.name} {what}"))
+        self._fail(UnansweredError(f"{self.peer.name} {what}"))
         self.abort()
         return self.failure()
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -25,6 +27,7 @@ from vaultfs.mesh.messages import (
     MAGIC,
     VERSION,
     Abort,
+    Audit,
     Body,
     Challenge,
     Code,
@@ -35,7 +38,9 @@ from vaultfs.mesh.messages import (
     Get,
     Go,
     Goodbye,
+    Have,
     Hello,
+    List,
     Message,
     Nonce,
     Pair,
@@ -49,6 +54,7 @@ from vaultfs.mesh.messages import (
 )
 from vaultfs.mesh.outgoing_object import DataParts
 from vaultfs.mesh.partial_uploads import Upload
+from vaultfs.mesh.quiet_log import QuietLog
 from vaultfs.mesh.replica_reading import Reader
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,10 @@ AGENT: Final = "vaultfs"
 IDLE_S: Final = 330.0
 MOST_BODIES: Final = 32
 _MOST_THREADS: Final = 16
+MOST_COSTLY: Final = 4
+"""Requests of one caller that are worked on at once of those that can cost much for few bytes, as 64 MiB are read for
+an audit, and 128 MiB to find that an object is there already: so one that asks on all its connections all the time
+leaves threads and disk to others."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -73,12 +83,22 @@ class Resources:
     Attributes:
         answers: permission and store.
         bodies: taken while an object is on its way.
+        failures: where those are logged that any request could cause.
     """
 
     def __init__(self, answers: Answers, bodies: int = MOST_BODIES) -> None:
         self.answers: Final = answers
         self.bodies: Final = trio.CapacityLimiter(bodies)
+        self.failures: Final = QuietLog(log)
         self._threads: Final = trio.CapacityLimiter(_MOST_THREADS)
+        self._costly: Final[WeakValueDictionary[PeerId, trio.CapacityLimiter]] = WeakValueDictionary()
+
+    def costly(self, caller: PeerId) -> trio.CapacityLimiter:
+        """What a caller takes for a request that can cost much: the same for all its connections, which keep it."""
+        found = self._costly.get(caller)
+        if found is None:
+            found = self._costly[caller] = trio.CapacityLimiter(MOST_COSTLY)
+        return found
 
     async def disk(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do something in a thread.  Once it has begun it is waited for, cancelled or not."""
@@ -130,6 +150,7 @@ class Conversation:
         self._answers: Final = resources.answers
         self._on_known: Final = on_known
         self._idle_s: Final = idle_s
+        self._costly: Final = resources.costly(caller)
         self._last_request = 0
         self._nonce: bytes | None = None
         self._farewell: str | None = None
@@ -228,7 +249,8 @@ class Conversation:
             if isinstance(message, Challenge):
                 self._nonce = await self._resources.disk(self._answers.challenge, self.caller)
                 return Nonce(message.request, self._nonce)
-            answer = await self._resources.disk(self._answers.answer, self.caller, message, nonce)
+            async with self._costly if isinstance(message, Audit | Have | List) else nullcontext():
+                answer = await self._resources.disk(self._answers.answer, self.caller, message, nonce)
         except RevokedError:
             raise
         except VaultError as error:
@@ -271,7 +293,8 @@ class Conversation:
         disk = self._resources.disk
         async with self._resources.bodies:
             try:
-                upload = await disk(self._answers.begin_put, self.caller, message)
+                async with self._costly:
+                    upload = await disk(self._answers.begin_put, self.caller, message)
             except RevokedError:
                 raise
             except VaultError as error:
@@ -315,5 +338,5 @@ class Conversation:
     def _failure(self, request: int, error: VaultError) -> Fail:
         told = failure(request, error)
         if told.code in {Code.FAILED, Code.FULL}:
-            log.warning("a request of peer %s failed: %s", short_peer_id(self.caller), error)
+            self._resources.failures.warning(f"a request of peer {short_peer_id(self.caller)} failed: %s", error)
         return told

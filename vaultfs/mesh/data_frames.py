@@ -10,12 +10,13 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
-from vaultfs.mesh.frames import DATA_BYTES, LENGTH_BYTES
+from vaultfs.mesh.frames import DATA_BYTES, LENGTH_BYTES, MAX_PAYLOAD_BYTES
 
 _KINDS: Final = {b"\x92\x05\xc4": 1, b"\x92\x05\xc5": 2, b"\x92\x05\xc6": 4}
 """How `Data` begins, and how many bytes its length takes then."""
 _KIND_END: Final = LENGTH_BYTES + 3
 _LONGEST_HEAD_BYTES: Final = _KIND_END + 4
+_SHORTEST_BYTES: Final = _KIND_END - LENGTH_BYTES + 2
 
 
 class Next(enum.Enum):
@@ -72,6 +73,8 @@ class DataFrames:
             with memoryview(self._head) as head:
                 while self._head_bytes < needed:
                     count = self._read(head[self._head_bytes : needed])
+                    if not count and self._has_odd_length():
+                        return Next.OTHER
                     if not count:
                         return Next.NOTHING if count is None else Next.END
                     self._head_bytes += count
@@ -88,3 +91,9 @@ class DataFrames:
         self._head_bytes = 0
         self._left_bytes = count
         return Next.BYTES
+
+    def _has_odd_length(self) -> bool:
+        """Whether a frame has begun whose length alone is a reason to refuse it, or too short for its head."""
+        if self._head_bytes < LENGTH_BYTES:
+            return False
+        return not _SHORTEST_BYTES <= int.from_bytes(self._head[:LENGTH_BYTES], "big") <= MAX_PAYLOAD_BYTES

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -231,7 +231,7 @@ def peer_id_of(certificate_der: bytes | None) -> PeerId:
         raise IntegrityError("the other side showed no certificate")
     try:
         key = x509.load_der_x509_certificate(certificate_der).public_key()
-    except ValueError:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):  # OpenSSL takes more
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise IntegrityError("the other side's certificate is not that of a peer")

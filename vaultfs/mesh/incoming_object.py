@@ -108,8 +108,11 @@ class IncomingObject:
     async def _other_message(self) -> FromCaller | None:
         """Take bytes until something else comes; None: all came."""
         while True:
+            before_bytes, began_s = self.received_bytes, trio.current_time()
             with self._stream.borrowed():
                 found = await self._disk(self._lot)
+            if self.received_bytes == before_bytes:  # it waited, or took what holds no byte of the object
+                self._patience_s -= trio.current_time() - began_s
             await self._tell()
             if not self._left_bytes:
                 return None

@@ -41,6 +41,10 @@ class ConnectionLostError(RemoteUnreachableError):
     """The connection broke, or the other side was too slow; what was under way has to be done again elsewhere."""
 
 
+class TookNothingError(ConnectionLostError):
+    """What was sent was not taken in time."""
+
+
 class SilenceError(ConnectionLostError):
     """The other side did not begin to say anything; the connection itself is whole."""
 
@@ -108,7 +112,7 @@ class MessageStream:
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise _lost(error) from error
         if scope.cancelled_caught:
-            raise ConnectionLostError(f"the other side took nothing for {FRAME_S:.0f} s")
+            raise TookNothingError(f"the other side took nothing for {FRAME_S:.0f} s")
 
     async def send_parts(self, next_part: NextPart, in_thread: InThread) -> None:
         """Send frames of an object, as `send` sends messages.
@@ -129,7 +133,7 @@ class MessageStream:
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     raise _lost(error) from error
             if scope.cancelled_caught:
-                raise ConnectionLostError(f"the other side took nothing for {FRAME_S:.0f} s")
+                raise TookNothingError(f"the other side took nothing for {FRAME_S:.0f} s")
 
     def borrowed(self) -> AbstractContextManager[None]:
         """While a thread uses `read_now`."""

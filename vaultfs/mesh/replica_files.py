@@ -29,6 +29,11 @@ _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.E
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK})
 
 
+MOST_NAMES: Final = 16384
+"""Of one directory, in memory at once.  Who may store can make a million of empty notes with 4 GB of quota, and sixteen
+threads may list them at the same time."""
+
+
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn every ``OSError`` of the block into an error of vaultfs.
@@ -343,7 +348,8 @@ def sync(descriptor: int) -> None:
 def walk(root: int, parts: Sequence[str], after: str = "", prefix: str = "") -> Generator[tuple[str, int], None, None]:
     """Paths and lengths of regular files below a directory, in ascending order of bytes.
 
-    What has a dot first is left out.  The names in one directory are held at a time for each level.
+    What has a dot first is left out.  At most twice `MOST_NAMES` are held for each level, however many there are: a
+    directory with more is read several times.
 
     Args:
         root: where ``parts`` begin.
@@ -357,20 +363,41 @@ def walk(root: int, parts: Sequence[str], after: str = "", prefix: str = "") -> 
     with directory(root, parts) as above:
         if above is None:
             return
-        with os.scandir(above) as entries:
-            # "a/" stands for everything in "a", and sorts after "a-b" as its paths do
-            names = sorted(
-                f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and entry.name.isascii()
-            )
-        for name in names:
-            path = prefix + name
-            if name.endswith("/"):
-                if path > after or after.startswith(path):
+        begin: str | None = ""
+        while begin is not None:
+            names, begin = _names(above, begin, after, prefix)
+            for name in names:
+                path = prefix + name
+                if name.endswith("/"):
                     yield from walk(above, [name[:-1]], after, path)
-            elif path > after and (size := size_bytes(above, [name])) is not None:
-                yield path, size
+                elif (size := size_bytes(above, [name])) is not None:
+                    yield path, size
+
+
+def _names(above: int, begin: str, after: str, prefix: str) -> tuple[list[str], str | None]:
+    """The next names in a directory, in order, of which `walk` wants something; and from where on more are, or None."""
+    names: list[str] = []
+    end: str | None = None
+    with os.scandir(above) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.name.isascii():
+                continue
+            # "a/" stands for everything in "a", and sorts after "a-b" as its paths do
+            name = f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+            path = prefix + name
+            if name < begin or (end is not None and name >= end):
+                continue
+            if path > after or (name.endswith("/") and after.startswith(path)):
+                names.append(name)
+                if len(names) > 2 * MOST_NAMES:
+                    names.sort()
+                    end = names[MOST_NAMES]
+                    del names[MOST_NAMES:]
+    names.sort()
+    if len(names) > MOST_NAMES:
+        end = names[MOST_NAMES]
+        del names[MOST_NAMES:]
+    return names, end
 
 
 def take_lock(root: int, name: str) -> int:

@@ -134,7 +134,7 @@ class ReplicaIntake:
                 return False, None
             if wanted.kind is Kind.HEAD:
                 # it may have come another way than through here, or the record be older than it
-                self._remember_manifest(self._ledger.held(vault, self._clock_ns()), wanted, descriptor, is_new=False)
+                self._remember_manifest(self._ledger.held(vault, self._clock_ns()), wanted, descriptor, may_be_first=False)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -173,18 +173,20 @@ class ReplicaIntake:
             held = self._ledger.held(upload.coming.vault, self._clock_ns())
             announced = self._announced[upload]
             if wanted.kind is Kind.HEAD:
-                self._remember_manifest(held, wanted, upload.descriptor, is_new=True)
+                is_of_first = held.record.writers[:1] == [upload.coming.caller]
+                self._remember_manifest(held, wanted, upload.descriptor, may_be_first=is_of_first)
             with self._names.changing():
                 if wanted.kind is Kind.HEADER:
                     self._expect_header(held, upload, announced)
                 self._names.give(held, upload, if_absent=announced.if_absent, damaged=announced.damaged)
             self._names.sync(held, wanted)
 
-    def _remember_manifest(self, held: HeldVault, wanted: ObjectKey, descriptor: int, *, is_new: bool) -> None:
+    def _remember_manifest(self, held: HeldVault, wanted: ObjectKey, descriptor: int, *, may_be_first: bool) -> None:
         """Check a manifest, and remember it durably.
 
-        The first that comes to a vault decides who may delete at once; one that lies there already, and was not
-        remembered, does not: nobody knows how it came.
+        The first that comes to a vault decides who may delete at once, if it comes from whoever stored there first: a
+        first replication takes hours, and nobody who is accepted for any vault shall get in before its manifest.  One
+        that lies there already, and was not remembered, decides nothing: nobody knows how it came.
         """
         digest = wanted.digest or b""
         with self._checking:
@@ -192,7 +194,7 @@ class ReplicaIntake:
             check_manifest(data, held.vault, wanted.device, wanted.seq, digest)
             del data
         with self._ledger.lock:
-            held.remember(Head(wanted.seq, digest, wanted.device), self._clock_ns(), may_be_first=is_new)
+            held.remember(Head(wanted.seq, digest, wanted.device), self._clock_ns(), may_be_first=may_be_first)
 
     def _expect_header(self, held: HeldVault, upload: Upload, announced: _Announced) -> None:
         """Check a header against what is there, and remember its revision durably, before it takes the place."""

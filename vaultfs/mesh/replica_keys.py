@@ -75,6 +75,12 @@ class ObjectKey:
         """The parts of the path: directories, then the file."""
         return self.key.split("/")
 
+    @property
+    def lasting_parts(self) -> int:
+        """How many of its directories stay when they are empty: there are few names for those."""
+        parts = self.key.count("/")
+        return min(parts, 1) if self.kind is Kind.SHARE or self.key.startswith(PROBE_PREFIX) else parts
+
 
 def parse_object_key(key: str) -> ObjectKey | None:
     """What a key names; None if a peer stores nothing of that name."""

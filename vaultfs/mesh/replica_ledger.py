@@ -22,6 +22,8 @@ from vaultfs.mesh.replica_vault import HeldVault, parse_vault_directory
 UNBOUNDED: Final = (1 << 63) - 1
 MOST_VAULTS: Final = 1024
 """Each takes memory and directories, and who may store in any vault can invent names of vaults."""
+MOST_BEGUN_BY_ONE: Final = 128
+"""Vaults in which one caller was the first to store: it cannot take the places of all others, which stay taken."""
 MOST_INTERRUPTED: Final = 256
 """Of one caller; older ones are removed."""
 
@@ -165,6 +167,7 @@ class Ledger:
             counted_bytes = charged_bytes(size_bytes)
             more_bytes = counted_bytes - (before.counted_bytes if before is not None else 0)
             self._make_room(caller, more_bytes, max(0, more_bytes), quota_bytes, before)
+            self._require_few_vaults(caller, vault)
             held = self.held(vault, now_ns)
             held.make(self.durable)
             held.add_writer(caller)
@@ -263,6 +266,12 @@ class Ledger:
             held = self._vaults.get(vault)
             objects, vault_bytes = (held.usage.objects, held.usage.object_bytes) if held is not None else (0, 0)
             return Room(bound_bytes, used_bytes, max(0, min(left)), objects, vault_bytes)
+
+    def _require_few_vaults(self, caller: PeerId, vault: VaultId) -> None:
+        if vault in self._vaults:
+            return
+        if sum(held.record.writers[:1] == [caller] for held in self._vaults.values()) >= MOST_BEGUN_BY_ONE:
+            raise NoSpaceError(f"the caller has begun to store {MOST_BEGUN_BY_ONE} vaults here, as many as one may")
 
     def _make_room(
         self, caller: PeerId, more_bytes: int, awaited_bytes: int, quota_bytes: int | None, resumed: Coming | None

@@ -17,7 +17,7 @@ from vaultfs.errors import ObjectExistsError, RemoteError
 from vaultfs.ids import VaultId
 from vaultfs.mesh import replica_files
 from vaultfs.mesh.partial_uploads import Upload
-from vaultfs.mesh.replica_keys import Kind, ObjectKey
+from vaultfs.mesh.replica_keys import ObjectKey
 from vaultfs.mesh.replica_ledger import Ledger
 from vaultfs.mesh.replica_vault import HeldVault
 
@@ -129,11 +129,18 @@ class ObjectNames:
             # also where nothing was: an earlier order may have failed here
             for directory in sorted({tuple(held.path(wanted)[:-1]) for wanted in objects}):
                 replica_files.sync_directory(self._root, directory)
-            for directory in sorted({tuple(held.path(each)[:-1]) for each in objects if each.kind is Kind.SHARE}):
-                if replica_files.remove_empty_directory(self._root, directory):
-                    with self._ledger.lock:
-                        self._ledger.durable.discard(directory)
+            for wanted in objects:
+                self._remove_empty(held, wanted)
         return count
+
+    def _remove_empty(self, held: HeldVault, wanted: ObjectKey) -> None:
+        """Remove the directories that were made for one object only: nobody pays for them, and names may be drawn anew."""
+        for count in range(len(wanted.parts) - 1, wanted.lasting_parts, -1):
+            directory = (held.directory, *wanted.parts[:count])
+            with self._ledger.lock:  # nobody finds it to be durable when it is gone
+                if not replica_files.remove_empty_directory(self._root, directory):
+                    return
+                self._ledger.durable.discard(directory)
 
     def set_aside(self, vault: VaultId, wanted: ObjectKey, damaged: FileMark) -> bool:
         """Take the name from a damaged object, durably, unless another file has come in its place.

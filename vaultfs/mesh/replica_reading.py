@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from types import TracebackType
@@ -13,6 +14,9 @@ from vaultfs.errors import RemoteError
 from vaultfs.mesh.messages import HASH_BYTES, Range
 from vaultfs.mesh.partial_uploads import PIECE_BYTES
 from vaultfs.mesh.replica_files import disk_errors
+
+
+_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Reader:
@@ -100,6 +104,9 @@ def proof_of(open_segment: Callable[[bytes], int], key: bytes, wanted: Range) ->
         open_segment: opens a segment by its hash; -1 if there is none.
         key: 32 bytes.
         wanted: which part of which segment.
+
+    Raises:
+        OSError: this machine lacks descriptors or memory just now, which says nothing about the segment.
     """
     hasher = blake3.blake3(wanted.name + wanted.offset.to_bytes(8, "big"), key=key)
     position, end = wanted.offset, wanted.offset + wanted.length
@@ -118,6 +125,8 @@ def proof_of(open_segment: Callable[[bytes], int], key: bytes, wanted: Range) ->
                 position += len(piece)
         finally:
             os.close(descriptor)
-    except OSError:  # as in `hash_of`
+    except OSError as error:  # as in `hash_of`
+        if error.errno in _OWN_LACK:
+            raise
         return bytes(HASH_BYTES)
     return hasher.digest()

@@ -65,6 +65,11 @@ class VaultUsage:
         writer = self._logged.get(_hash(key), 0)
         self.add(key, size_bytes, writer if writer < writers else 0)
 
+    @property
+    def log_bytes(self) -> int:
+        """How long `log` is."""
+        return len(self._others) * _RECORD_BYTES
+
     def log(self) -> bytes:
         """What is to be in the log, when everything was counted."""
         self._logged.clear()

@@ -39,6 +39,9 @@ _VAULT: Final = re.compile(r"[0-9a-f]{32}")
 _RECORD: Final = "record.json"
 _LOG: Final = "others"
 _LARGEST_LOG_BYTES: Final = 64 << 20
+LEAST_LOG_BYTES: Final = 1 << 20
+"""The log is written anew when it has this, and twice what is needed: a note may be replaced as often as somebody likes,
+nobody pays for the log, and only so much of it is read."""
 
 
 def parse_vault_directory(name: str) -> VaultId | None:
@@ -66,6 +69,7 @@ class HeldVault:
         self.record = VaultRecord()
         self.usage = VaultUsage()
         self._root: Final = root
+        self._log_bytes = 0
         self._is_saved = True
         """Whether the record on the disk is what is remembered."""
 
@@ -117,6 +121,7 @@ class HeldVault:
                 self.save()
             if (counted := self.usage.log()) != (log or b""):
                 replica_files.replace_file(self._root, self._mesh_path(_LOG), counted)
+            self._log_bytes = len(counted)
         return warnings
 
     def objects(self, prefix: str = "", after: str = "") -> Generator[tuple[ObjectKey, int], None, None]:
@@ -268,8 +273,15 @@ class HeldVault:
 
     def _append_log(self, data: bytes) -> None:
         """Note whose an object is.  It is not synced: a crash may give the object to the first writer."""
-        if data:
-            replica_files.append_file(self._root, self._mesh_path(_LOG), data)
+        if not data:
+            return
+        if self._log_bytes + len(data) > max(LEAST_LOG_BYTES, 2 * self.usage.log_bytes):
+            counted = self.usage.log()
+            replica_files.replace_file(self._root, self._mesh_path(_LOG), counted)
+            self._log_bytes = len(counted)
+            return
+        replica_files.append_file(self._root, self._mesh_path(_LOG), data)
+        self._log_bytes += len(data)
 
     def _load_record(self) -> list[str]:
         data = replica_files.read_file(self._root, self._mesh_path(_RECORD), LARGEST_RECORD_BYTES)

@@ -330,6 +330,7 @@ class ReplicaStore:
 
         Raises:
             RemoteRefusedError: too many bytes.
+            RemoteError: this machine lacks descriptors or memory, which is no proof that a segment is lost.
         """
         if sum(wanted.length for wanted in ranges) > MOST_AUDITED_BYTES:
             raise RemoteRefusedError(f"an audit asks for at most {MOST_AUDITED_BYTES} bytes")
@@ -337,7 +338,8 @@ class ReplicaStore:
         def open_segment(name: bytes) -> int:
             return replica_files.open_file(self._root, [vault.hex(), *segment_object(name).parts])
 
-        return b"".join(proof_of(open_segment, key, wanted) for wanted in ranges)
+        with disk_errors("read segments for an audit"):
+            return b"".join(proof_of(open_segment, key, wanted) for wanted in ranges)
 
     def usage(self, caller: PeerId) -> int:
         """Bytes that count for a caller, in all vaults, with what is coming; in blocks of 4 KiB for each object."""

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 REST_S: Final = 86_400.0
 """Between two rounds; a disk that goes bad is found within days, and a small one is not read all the time."""
 _AFTER_FAILURE_S: Final = 3600.0
+MOST_PATIENCE_S: Final = 60.0
+"""A step is taken after so long, whatever is under way: somebody may fetch something all the time, as slowly as he can."""
 
 
 async def tend_replicas(store: ReplicaStore, resources: Resources, step_bytes: int, pause_s: float) -> None:
@@ -23,17 +25,19 @@ async def tend_replicas(store: ReplicaStore, resources: Resources, step_bytes: i
 
     Args:
         store: the replicas.
-        resources: its threads; while a body is under way nothing is read.
+        resources: its threads; while a body is under way little is read.
         step_bytes: to read at once.
         pause_s: between two steps.
     """
     remove_at_s = trio.current_time() + REST_S  # opening the store has just done it
     wait_s = pause_s
+    due_s = trio.current_time() + MOST_PATIENCE_S
     while True:
         await trio.sleep(wait_s)
         wait_s = pause_s
-        if resources.bodies.borrowed_tokens:
+        if resources.bodies.borrowed_tokens and trio.current_time() < due_s:
             continue
+        due_s = trio.current_time() + MOST_PATIENCE_S
         try:
             if trio.current_time() >= remove_at_s:
                 remove_at_s = trio.current_time() + REST_S

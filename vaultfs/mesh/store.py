@@ -291,8 +291,8 @@ class MeshStore:
         answers = await read_headers(client, self._reader, self._vault, self._peers)
         if answers.values:
             return max(answers.values.values()).data
-        # Who never answered, be it that somebody else is there or makes no sense, was given nothing by this machine, so it
-        # keeps nobody from saving a vault at first.
+        # Who never answered, be it that somebody else is there or makes no sense, was given nothing by this machine, so
+        # it keeps nobody from saving a vault at first.
         failures = [
             error
             for peer, error in answers.failures.items()

@@ -4,7 +4,8 @@ A `trio.abc.Stream` like `trio.SSLStream`, with the differences that a mesh want
 
 - it does not insist on a farewell of TLS at the end: frames tell whether something was cut;
 - `abort` closes at once and awaits nothing, so that a pool can let go of a connection in a cancelled task;
-- what it holds is bounded: `RECEIVE_BYTES` as they came and as they were opened, and `SEND_BYTES` sealed;
+- what it holds is bounded: `RECEIVE_BYTES` as they came and as they were opened, and `SEND_BYTES` sealed, whatever
+  the other side asks of TLS;
 - bodies are moved by threads, in lots: a thread that reads, opens, hashes and writes until nothing more is there
   takes a third less of the processor's time than one to which the loop hands over each piece.
 
@@ -36,6 +37,9 @@ LOT_RECEIVE_BYTES: Final = 128 << 10
 LOT_SEND_BYTES: Final = 128 << 10
 LOT_S: Final = 0.02
 """How long a thread moves bytes before it lets others, and a cancellation, have their turn."""
+KEY_ANSWERS_BYTES: Final = 4 << 10
+"""While bytes are read in a thread nothing is sent.  For each 27 bytes that ask for new keys of TLS an answer of 27
+bytes waits for that; who asks more than 150 times within one object wants to fill the memory."""
 _LINGER_MS: Final = 2
 """How long a thread waits for the other side before it leaves that to the loop, where a turn costs a tenth of that."""
 _FAREWELL_S: Final = 1.0
@@ -189,8 +193,8 @@ class TlsStream(trio.abc.Stream):
                 try:
                     lot.sealed = lot.sealed[os.write(descriptor, lot.sealed) :]
                 except BlockingIOError:
-                    lot.is_blocked = True
                     if not _is_ready(descriptor, select.POLLOUT):
+                        lot.is_blocked = True
                         return None
                 except OSError as error:
                     raise trio.BrokenResourceError(str(error)) from error
@@ -238,6 +242,7 @@ class TlsStream(trio.abc.Stream):
             trio.BrokenResourceError, trio.ClosedResourceError: as `receive_some`.
         """
         count, wanted, read = 0, len(into), self._tls.read
+        end_s = 0.0  # a record may come in pieces; one that holds new keys only can be followed by the next for ever
         while not self._is_closed:
             with self._sealing:
                 try:
@@ -251,12 +256,17 @@ class TlsStream(trio.abc.Stream):
                     pass
                 except ssl.SSLError as error:
                     raise trio.BrokenResourceError(_reason(error)) from error
+                if self._outgoing.pending > KEY_ANSWERS_BYTES:
+                    raise trio.BrokenResourceError("TLS: the other side asks for new keys all the time")
             if count:
                 return count
             if self._has_ended:
                 return 0
-            if not self._sealed and not self._receive_now():
-                return None
+            if not self._sealed:
+                now_s = time.monotonic()
+                end_s = end_s or now_s + LOT_S
+                if now_s > end_s or not self._receive_now():
+                    return None
             self._incoming.write(self._sealed[:BIO_BYTES])  # it keeps room for the most that it ever held
             self._sealed = self._sealed[BIO_BYTES:]
         raise trio.ClosedResourceError("this side has closed the connection")
@@ -377,7 +387,7 @@ class _Lot:
         part: what is to be sealed of the part that is being sent.
         sealed: what is to be sent of that.
         has_sent: a part was begun.
-        is_blocked: the other side did not take something at once.
+        is_blocked: the other side did not take something in time, which was left to the loop.
     """
 
     def __init__(self, next_part: Callable[[], bytes | memoryview | None]) -> None:

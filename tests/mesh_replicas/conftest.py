@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import Clock
+from mesh_replicas.peer_objects import Clock
 from vaultfs.mesh.replicas import ReplicaStore
 
 MEMORY = Path("/dev/shm")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import (
+from mesh_replicas.peer_objects import (
     ALICE,
     DEVICE,
     NOTE,

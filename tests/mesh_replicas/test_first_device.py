@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mesh_replicas.peer_objects import (
+from mesh_replicas.peer_objects import (
     ALICE,
     BOB,
     DAY_NS,

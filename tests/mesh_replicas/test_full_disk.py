@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import ALICE, VAULT, Clock, begin, check, data_of, put, put_segment, segment_key
+from mesh_replicas.peer_objects import ALICE, VAULT, Clock, begin, check, data_of, put, put_segment, segment_key
 from vaultfs.errors import NoSpaceError
 from vaultfs.mesh.replicas import ReplicaStore
 

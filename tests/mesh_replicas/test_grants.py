@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import ALICE, BOB, OTHER_VAULT, VAULT, Clock
+from mesh_replicas.peer_objects import ALICE, BOB, OTHER_VAULT, VAULT, Clock
 from vaultfs.errors import FormatTooNewError, IntegrityError, UsageError, VaultError
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.grants import MOST_GRANTS, Grant, Grants

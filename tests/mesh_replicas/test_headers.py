@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import OTHER_VAULT, VAULT, Clock, begin, check, header, put, read, send
+from mesh_replicas.peer_objects import OTHER_VAULT, VAULT, Clock, begin, check, header, put, read, send
 from vaultfs.errors import FormatTooNewError, IntegrityError, ObjectExistsError
 from vaultfs.mesh.replicas import ReplicaStore
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import VAULT, put_segment, read
+from mesh_replicas.peer_objects import VAULT, put_segment, read
 from vaultfs.errors import RemoteError
 from vaultfs.mesh.messages import Range
 from vaultfs.mesh.replicas import ReplicaStore
@@ -29,33 +30,34 @@ def test_an_audit(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch, number: 
     assert store.audit(VAULT, bytes(32), [asked]) == proof != bytes(32)
 
 
-def test_every_call_without_descriptors_leaves_everything(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("allowed", range(12))
+def test_every_call_without_descriptors_leaves_everything(
+    store: ReplicaStore, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
     key = put_segment(store, b"data")
     calls = 0
     real = os.open
-    for allowed in range(12):
+
+    def few(*args: object, **kwargs: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > allowed:
+            raise OSError(errno.EMFILE, "none left")
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    actions: tuple[Callable[[], object], ...] = (
+        lambda: store.scrub_some(100),
+        lambda: put_segment(store, b"data"),
+        lambda: store.have(VAULT, bytes.fromhex(key[-64:])),
+        lambda: read(store, key),
+        lambda: store.listing(VAULT, "", "", 10),
+    )
+    for action in actions:
+        calls = 0
         with monkeypatch.context() as patch:
-
-            def few(*args: object, **kwargs: object) -> int:
-                nonlocal calls
-                calls += 1
-                if calls > allowed:
-                    raise OSError(errno.EMFILE, "none left")
-                return real(*args, **kwargs)  # type: ignore[call-overload,no-any-return]
-
-            for action in (
-                lambda: store.scrub_some(100),
-                lambda: put_segment(store, b"data"),
-                lambda: store.have(VAULT, bytes.fromhex(key[-64:])),
-                lambda: read(store, key),
-                lambda: store.listing(VAULT, "", "", 10),
-            ):
-                calls = 0
-                patch.setattr(os, "open", few)
-                try:
-                    action()
-                except RemoteError as error:
-                    assert "none left" in str(error)  # noqa: PT017  # it may be enough
-                finally:
-                    patch.setattr(os, "open", real)
-        assert read(store, key) == b"data"
+            patch.setattr(os, "open", few)
+            try:
+                action()
+            except RemoteError as error:
+                assert "none left" in str(error)  # noqa: PT017  # so many may be enough
+    assert read(store, key) == b"data"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import VAULT, put, put_segment
+from mesh_replicas.peer_objects import VAULT, put, put_segment
 from vaultfs.mesh import replica_files
 from vaultfs.mesh.replicas import ReplicaStore
 

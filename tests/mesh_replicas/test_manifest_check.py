@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.mesh_replicas.peer_objects import DEVICE, OTHER_VAULT, STRANGER, VAULT, data_of, digest_of, manifest
+from mesh_replicas.peer_objects import DEVICE, OTHER_VAULT, STRANGER, VAULT, data_of, digest_of, manifest
 from vaultfs.errors import FormatTooNewError, IntegrityError
 from vaultfs.mesh.manifest_check import check_manifest
 from vaultfs.storage.manifest_format import Manifest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import ALICE, BOB, VAULT, begin, check, put, segment_key
+from mesh_replicas.peer_objects import ALICE, BOB, VAULT, begin, check, put, segment_key
 from vaultfs.errors import NoSpaceError
 from vaultfs.ids import VaultId
 from vaultfs.mesh import replica_ledger, replica_vault

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import (
+from mesh_replicas.peer_objects import (
     ALICE,
     BOB,
     NOTE,

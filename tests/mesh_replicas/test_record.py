@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import (
+from mesh_replicas.peer_objects import (
     ALICE,
     BOB,
     DAY_NS,
@@ -237,7 +237,7 @@ def test_objects_older_than_the_record(store: ReplicaStore, root: Path, clock: C
 
 
 def _segment(data: bytes) -> tuple[str, bytes]:
-    from tests.mesh_replicas.peer_objects import segment_key
+    from mesh_replicas.peer_objects import segment_key
 
     return segment_key(data), data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.mesh_replicas.peer_objects import DEVICE, NOW_NS, OTHER_VAULT, STRANGER, VAULT, data_of
+from mesh_replicas.peer_objects import DEVICE, NOW_NS, OTHER_VAULT, STRANGER, VAULT, data_of
 from vaultfs.errors import IntegrityError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.identity import Identity, verify_signature

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_server.running import Peer, running
+from .running import Peer, running
 
 
 @pytest.fixture

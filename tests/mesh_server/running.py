@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 import trio
 import trio.testing
+from mesh_replicas.peer_objects import VAULT, digest_of
 
-from tests.mesh_replicas.peer_objects import VAULT, digest_of
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.grants import Access, Grant, Grants

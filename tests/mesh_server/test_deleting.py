@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from mesh_replicas.peer_objects import DEVICE, OTHER_VAULT, STRANGER, VAULT, data_of, put_head, put_segment
 
-from tests.mesh_replicas.peer_objects import DEVICE, OTHER_VAULT, STRANGER, VAULT, data_of, put_head, put_segment
-from tests.mesh_server.running import BOB, PEER, Caller, Peer
 from vaultfs.ids import VaultId
 from vaultfs.mesh.identity import Identity
 from vaultfs.mesh.messages import (
@@ -19,6 +18,8 @@ from vaultfs.mesh.messages import (
     Pong,
     delete_order,
 )
+
+from .running import BOB, PEER, Caller, Peer
 
 DATA = data_of(1, 1000)
 

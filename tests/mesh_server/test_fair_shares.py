@@ -5,16 +5,39 @@ from __future__ import annotations
 import gc
 import threading
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mesh_replicas.peer_objects import VAULT, put_segment
-from tests.mesh_server.running import ALICE, BOB, Caller, Peer
-from vaultfs.mesh.conversation import MOST_COSTLY, Resources
-from vaultfs.mesh.messages import Audit, Have, Holds, List, Listing, Message, Put, Range, Size, Stat
+from tests.mesh_replicas.peer_objects import VAULT, put_segment, segment_key
+from tests.mesh_server.running import ALICE, BOB, NO_SCRUB_S, Caller, Peer, running
+from vaultfs.mesh.conversation import MOST_BODIES_OF_ONE, MOST_COSTLY, PLACE_S, Resources
+from vaultfs.mesh.messages import (
+    Audit,
+    Body,
+    Code,
+    Data,
+    Fail,
+    Get,
+    Go,
+    Have,
+    Holds,
+    List,
+    Listing,
+    Message,
+    Ping,
+    Pong,
+    Put,
+    Range,
+    Size,
+    Stat,
+    Stored,
+    data_frame,
+)
 from vaultfs.mesh.replicas import ReplicaStore
+from vaultfs.mesh.server import Limits
 
 CONNECTIONS = 12
 REAL_S = 0.01
@@ -53,7 +76,7 @@ async def test_costly_requests_of_one_caller(peer: Peer, monkeypatch: pytest.Mon
         for caller in greedy:
             await caller.say(message)
         while at_once < MOST_COSTLY:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked(REAL_S)
         assert most == MOST_COSTLY
         assert (await other.ask(Stat(1, VAULT, key), Size)).size_bytes == 4
@@ -68,10 +91,49 @@ async def test_limits_go_with_their_callers(peer: Peer) -> None:
     async with peer.call() as one, peer.call() as two:
         await one.ask(Have(1, VAULT, b""), Holds)
         await two.ask(List(1, VAULT, "", ""), Listing)
-        assert list(resources._costly) == [ALICE.peer_id]
+        assert list(resources._shares) == [ALICE.peer_id]
     await peer.until_connections(0)
     async with await peer.open_socket():  # who accepts holds the last one
         await peer.until_connections(1)
     await peer.until_connections(0)
     gc.collect()
-    assert not list(resources._costly)
+    assert not list(resources._shares)
+
+
+async def test_bodies_of_one_caller(peer: Peer, mock_clock: MockClock) -> None:
+    peer.grant(BOB)
+    data = [bytes([number]) * 100 for number in range(MOST_BODIES_OF_ONE + 2)]
+    async with AsyncExitStack() as stack:
+        for each in data[:MOST_BODIES_OF_ONE]:
+            slow = await stack.enter_async_context(peer.call(ALICE))
+            await slow.ask(slow.put(segment_key(each), each), Go)
+        waiting = await stack.enter_async_context(peer.call(ALICE))
+        await waiting.say(waiting.put(segment_key(data[-1]), data[-1]))
+        other = await stack.enter_async_context(peer.call(BOB))
+        await other.ask(other.put(segment_key(data[-2]), data[-2]), Go)
+        await other.say(data_frame(data[-2]))
+        await other.hear(Stored)
+        for _ in range(2):  # those that are slow go on just in time
+            await wait_all_tasks_blocked(REAL_S)
+            mock_clock.jump(PLACE_S / 2 + 0.1)
+        assert (await waiting.hear(Fail)).code is Code.BUSY
+        await waiting.ask(Ping(2), Pong)
+        await peer.until_connections(2)
+        waiting.number = 2
+        await waiting.ask(waiting.put(segment_key(data[-1]), data[-1]), Go)
+
+
+async def test_a_place_is_given_back_by_who_waits_in_vain(scratch: Path, mock_clock: MockClock) -> None:
+    limits = Limits(bodies=1, scrub_pause_s=NO_SCRUB_S)
+    async with running(scratch / "peer", limits) as peer, peer.call() as first:
+        peer.grant(BOB)
+        key = put_segment(peer.store, b"data")
+        async with peer.server._resources.bodies:
+            for number in range(1, MOST_BODIES_OF_ONE + 2):
+                await first.say(Get(number, VAULT, key, 0, None))
+                await wait_all_tasks_blocked(REAL_S)
+                mock_clock.jump(PLACE_S + 1)
+                assert (await first.hear(Fail)).code is Code.BUSY
+        async with peer.call() as second:
+            assert (await second.ask(Get(1, VAULT, key, 0, None), Body)).body_bytes == 4
+            assert (await second.hear(Data)).data == b"data"

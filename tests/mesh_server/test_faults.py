@@ -6,14 +6,15 @@ import logging
 from typing import NoReturn
 
 import pytest
+from mesh_replicas.peer_objects import VAULT, data_of, segment_key
 
-from tests.mesh_replicas.peer_objects import VAULT, data_of, segment_key
-from tests.mesh_server.running import Peer
 from vaultfs.mesh.messages import Get, Go, Ping, Pong, Stat, Status, data_frame
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.quiet_log import INTERVAL_S, QuietLog
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import EventKind
+
+from .running import Peer
 
 DATA = data_of(5, 1000)
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from mesh_replicas.peer_objects import data_of, read, segment_key
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mesh_replicas.peer_objects import data_of, read, segment_key
-from tests.mesh_server.running import LOCAL, NO_SCRUB_S, Peer, farewell, running
 from vaultfs.errors import UsageError
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.messages import Go, Ping, Pong, Stored, data_frame
 from vaultfs.mesh.server import Limits, open_listeners, stop_at_signals
+
+from .running import LOCAL, NO_SCRUB_S, Peer, farewell, running
 
 DATA = data_of(3, 2 * DATA_BYTES)
 KEY = segment_key(DATA)

@@ -7,9 +7,10 @@ import os
 import msgspec
 import pytest
 
-from tests.mesh_server.running import ALICE, HELLO, Peer
 from vaultfs.mesh.frames import FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
 from vaultfs.mesh.messages import Code, Ping, Pong, Welcome
+
+from .running import ALICE, HELLO, Peer
 
 NESTED = b"\x91" * 100_000 + b"\xc0"
 

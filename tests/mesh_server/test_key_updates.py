@@ -13,11 +13,10 @@ from typing import Any, TypeVar, cast
 
 import pytest
 import trio
+from mesh_replicas.peer_objects import VAULT, begin, data_of, segment_key
 from trio.testing import MockClock
 
-from tests.mesh_replicas.peer_objects import VAULT, begin, data_of, segment_key
-from tests.mesh_server.forged_records import ForgedRecords, logging_context
-from tests.mesh_server.running import ALICE, HELLO, PEER, Caller, Peer
+from mesh_server.forged_records import ForgedRecords, logging_context
 from vaultfs.mesh import tls_stream
 from vaultfs.mesh.answers import failure
 from vaultfs.mesh.incoming_object import IncomingObject
@@ -26,6 +25,8 @@ from vaultfs.mesh.messages import Go, Ping, Pong, Stored, Welcome, data_frame, e
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.tls import server_context
 from vaultfs.mesh.tls_stream import TlsStream
+
+from .running import ALICE, HELLO, PEER, Caller, Peer
 
 MANY = 400
 

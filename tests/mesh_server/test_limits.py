@@ -10,10 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mesh_server.running import ALICE, BOB, HELLO, NO_SCRUB_S, STRANGER, Peer, running
 from vaultfs.mesh.identity import Identity
 from vaultfs.mesh.messages import Code, Ping, Pong, Welcome
 from vaultfs.mesh.server import EventKind, Limits
+
+from .running import ALICE, BOB, HELLO, NO_SCRUB_S, STRANGER, Peer, running
 
 FEW = Limits(connections=5, of_one=3, of_strangers=2, scrub_pause_s=NO_SCRUB_S)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from mesh_replicas.peer_objects import data_of, read, segment_key
 
-from tests.mesh_replicas.peer_objects import data_of, read, segment_key
-from tests.mesh_server.running import Peer
 from vaultfs.mesh.frames import DATA_BYTES, frame
 from vaultfs.mesh.messages import Abort, Code, Fail, Go, Ping, Pong, Stored, data_frame, encode
+
+from .running import Peer
 
 DATA = data_of(9, DATA_BYTES + 1000)
 KEY = segment_key(DATA)

@@ -13,12 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ed448, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.mesh_server.running import ALICE, Peer
-from tests.mesh_server.test_tls_refusals import is_let_in
+from mesh_server.test_tls_refusals import is_let_in
 from vaultfs.mesh.identity import authority_key, authority_pem
 from vaultfs.mesh.messages import Ping, Pong
 from vaultfs.mesh.server import EventKind
 from vaultfs.mesh.tls import APPLICATION
+
+from .running import ALICE, Peer
 
 ED25519 = bytes.fromhex("300506032b6570")
 VERSION_3 = bytes.fromhex("a003020102")

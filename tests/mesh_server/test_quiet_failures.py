@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mesh_replicas.peer_objects import VAULT, put_segment
 
-from tests.mesh_replicas.peer_objects import VAULT, put_segment
-from tests.mesh_server.running import Peer
 from vaultfs.mesh.messages import Code, Fail, Get, Have
+
+from .running import Peer
 
 MANY = 50
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import blake3
 import pytest
-
-from tests.mesh_replicas.peer_objects import (
+from mesh_replicas.peer_objects import (
     NOTE,
     OTHER_VAULT,
     VAULT,
@@ -20,7 +19,7 @@ from tests.mesh_replicas.peer_objects import (
     put_segment,
     segment_key,
 )
-from tests.mesh_server.running import ALICE, BOB, HELLO, PEER, STRANGER, Peer
+
 from vaultfs.mesh.frames import MAX_PAYLOAD_BYTES
 from vaultfs.mesh.messages import (
     MAGIC,
@@ -59,6 +58,8 @@ from vaultfs.mesh.messages import (
 )
 from vaultfs.mesh.pairing import ANY_VAULT, Meeting, code_key, parse_code
 from vaultfs.mesh.witness import verify_statement
+
+from .running import ALICE, BOB, HELLO, PEER, STRANGER, Peer
 
 N32 = bytes(32)
 

@@ -8,13 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.mesh_server.running import PEER
 from vaultfs.errors import RemoteError
 from vaultfs.mesh.answers import Answers
 from vaultfs.mesh.conversation import Resources
 from vaultfs.mesh.replica_scrub import Scrubbed
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.scrubbing import REST_S, tend_replicas
+
+from .running import PEER
 
 STEP = Scrubbed(4, 1, (), False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from tests.mesh_server.test_scrubbing import STEP, Store, resources_of, tend
+from mesh_server.test_scrubbing import STEP, Store, resources_of, tend
 from vaultfs.mesh.scrubbing import MOST_PATIENCE_S
 
 

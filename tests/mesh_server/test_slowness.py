@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
+from mesh_replicas.peer_objects import VAULT, data_of, put_segment, segment_key
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mesh_replicas.peer_objects import VAULT, data_of, put_segment, segment_key
-from tests.mesh_server.running import ALICE, HELLO, PEER, STRANGER, Caller, Peer
 from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.message_stream import ConnectionLostError
 from vaultfs.mesh.messages import Body, Get, Go, Goodbye, Pair, Paired, Ping, Pong, Welcome, data_frame, encode
 from vaultfs.mesh.pairing import ANY_VAULT, Meeting, code_key, parse_code
+
+from .running import ALICE, HELLO, PEER, STRANGER, Caller, Peer
 
 HOLDS_STILL_S = 0.01
 """Real seconds without anything to do, after which a step of the peer is over."""

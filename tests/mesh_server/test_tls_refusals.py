@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.mesh_server.running import ALICE, BOB, HELLO, PEER, STRANGER, Peer
 from vaultfs.errors import IntegrityError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.addresses import Address
@@ -26,6 +25,8 @@ from vaultfs.mesh.messages import Ping, Pong, Welcome, encode
 from vaultfs.mesh.server import EventKind
 from vaultfs.mesh.tls import APPLICATION, client_context
 from vaultfs.mesh.tls_stream import TlsStream
+
+from .running import ALICE, BOB, HELLO, PEER, STRANGER, Peer
 
 Key = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 

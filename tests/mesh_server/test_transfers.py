@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from mesh_replicas.peer_objects import VAULT, data_of, digest_of, put_segment, read, segment_key
 
-from tests.mesh_replicas.peer_objects import VAULT, data_of, digest_of, put_segment, read, segment_key
-from tests.mesh_server.running import ALICE, NO_SCRUB_S, Caller, Peer, running
 from vaultfs.errors import NoSpaceError, RemoteError
 from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.messages import (
@@ -31,6 +30,8 @@ from vaultfs.mesh.messages import (
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_reading import Reader
 from vaultfs.mesh.server import Limits
+
+from .running import ALICE, NO_SCRUB_S, Caller, Peer, running
 
 DATA = data_of(7, 3 * DATA_BYTES + 1000)
 KEY = segment_key(DATA)

@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from tests.mesh_server.running import Peer
 from vaultfs.mesh import conversation
 from vaultfs.mesh.answers import Answers
 from vaultfs.mesh.messages import FromCaller, Message, Ping, Pong, decode_from_caller, encode
+
+from .running import Peer
 
 REPEATED = 4_000_000
 """More bytes of answers than the sockets of both sides hold: 28 MB."""

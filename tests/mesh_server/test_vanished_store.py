@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mesh_replicas.peer_objects import VAULT, put_segment, segment_key
 
-from tests.mesh_replicas.peer_objects import VAULT, put_segment, segment_key
-from tests.mesh_server.running import Peer
 from vaultfs.errors import RemoteError
 from vaultfs.mesh.messages import Code, Fail, Go, Have, Holds, List, Ping, Pong, Stat, State, Status
+
+from .running import Peer
 
 
 async def test_removed(peer: Peer, scratch: Path) -> None:

@@ -17,7 +17,7 @@ from vaultfs.sync import known_segments as known_module
 from vaultfs.sync.cloned_remote import note_cloned
 from vaultfs.sync.download import fetch, heads
 from vaultfs.sync.known_segments import known_segments
-from vaultfs.sync.ledger import Ledger
+from vaultfs.sync.ledger import Holdings, Ledger
 from vaultfs.sync.remote_layout import RemoteHead, segment_key
 from vaultfs.sync.upload import Target, missing, sync
 
@@ -74,6 +74,17 @@ def test_what_the_remote_has_lost(clone: Clone, store: MemoryStore, how: str) ->
     assert clone.note() == {name: size}
     lack = missing(clone.layout, clone.target)
     assert (lack.segments, lack.manifests, lack.is_nothing) == (1, 1, False)
+
+
+def test_the_ledger_of_an_earlier_clone_is_not_believed(clone: Clone, store: MemoryStore) -> None:
+    """Others have sent and deleted since."""
+    with clone.target.ledger.locked(store.name) as opened:
+        opened.replace(Holdings(is_listed=True))
+    assert clone.note() == {}
+    assert missing(clone.layout, clone.target).is_nothing
+    del store.objects[segment_key(SegmentName(clone.manifest.segments[0][0]))]
+    clone.note()
+    assert not missing(clone.layout, clone.target).is_nothing
 
 
 def test_a_clone_of_an_older_snapshot(filled: MemoryStore, scratch: Path) -> None:

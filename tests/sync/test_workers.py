@@ -65,6 +65,17 @@ def test_bytes_that_are_sent_again_count_once() -> None:
     assert seen[-1] == SyncProgress(100, 100)
 
 
+def test_of_several_copies_at_once_the_farthest_counts() -> None:
+    seen: list[SyncProgress] = []
+    crew = Crew(1, seen.append)
+    source = CountedSource(BytesSource(bytes(100)), crew)
+    with opened("key", source) as first, opened("key", source) as second:
+        for file, size in ((first, 40), (second, 30), (second, 50), (first, 60)):
+            file.read(size)
+            crew.tick()
+    assert [now.done_bytes for now in seen] == [40, 80, 100]
+
+
 def test_an_end_comes_between_two_lots() -> None:
     ending = False
     crew = Crew(1, is_stopped=lambda: ending)

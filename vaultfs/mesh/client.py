@@ -292,7 +292,7 @@ class MeshClient:
         if not 0 < len(ranges) <= MOST_RANGES:
             raise ValueError(f"an audit asks for 1 to {MOST_RANGES} ranges, not {len(ranges)}")
         async with self._lease(peer, is_shared=True) as connection:
-            proof = await connection.ask(lambda number: Audit(number, vault, key, tuple(ranges)), Proof)
+            proof = await connection.ask(lambda number: Audit(number, vault, key, tuple(ranges)), Proof, is_long=True)
         if len(proof.digests) != len(ranges) * HASH_BYTES:
             raise RemoteError(f"{self.name(peer)} proves {len(proof.digests)} bytes for {len(ranges)} ranges")
         return [proof.digests[start : start + HASH_BYTES] for start in range(0, len(proof.digests), HASH_BYTES)]

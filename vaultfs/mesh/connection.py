@@ -45,8 +45,10 @@ from vaultfs.mesh.messages import (
 )
 from vaultfs.mesh.outgoing_object import DataParts
 
+QUESTION_S: Final = 20.0
+"""How long a peer may be silent when it was asked something small; who is connected and silent is not to cost more."""
 ANSWER_S: Final = 60.0
-"""How long a peer may be silent while an answer is due; it may have to hash a segment, on a slow disk."""
+"""Likewise where it may have to hash a segment first, on a slow disk, or sends one."""
 PROGRESS_BYTES: Final = 256 << 10
 """So much of an object has to come while it is waited for `ANSWER_S`: a peer that sends a byte now and then would hold
 up whoever reads for ever, although another has the same."""
@@ -271,7 +273,7 @@ class PeerConnection:
 
     # --- requests
 
-    async def ask(self, make: Callable[[int], Request], kind: type[_A]) -> _A:
+    async def ask(self, make: Callable[[int], Request], kind: type[_A], *, is_long: bool = False) -> _A:
         """Make a request that is answered by one message.
 
         Others may be under way.  Cancelled while it waits, the answer is dropped when it comes.
@@ -279,13 +281,14 @@ class PeerConnection:
         Args:
             make: makes it of its number.
             kind: the answer that is due.
+            is_long: the peer may have to read much for it.
 
         Raises:
             VaultError: what the peer said instead.
             RemoteUnreachableError: it is gone, or does not answer.
         """
         answer = await self._send(make)
-        return await self._answer(answer, kind)
+        return await self._answer(answer, kind, ANSWER_S if is_long else min(QUESTION_S, ANSWER_S))
 
     async def ping(self) -> None:
         """See that the peer answers.
@@ -423,14 +426,15 @@ class PeerConnection:
                 raise self.broken(f"has taken nothing for {ANSWER_S:.0f} s")
             raise self.failure()
 
-    async def _answer(self, answer: _Answer, kind: type[_A]) -> _A:
-        message = await self._message(answer)
+    async def _answer(self, answer: _Answer, kind: type[_A], patience_s: float | None = None) -> _A:
+        message = await self._message(answer, patience_s)
         if not isinstance(message, kind):
             raise self._unexpected(message, kind)
         return message
 
-    async def _message(self, answer: _Answer) -> FromPeer:
-        with trio.move_on_after(ANSWER_S):
+    async def _message(self, answer: _Answer, patience_s: float | None = None) -> FromPeer:
+        patience_s = ANSWER_S if patience_s is None else patience_s
+        with trio.move_on_after(patience_s):
             await answer.event.wait()
             message = answer.message
             if message is None:
@@ -438,7 +442,7 @@ class PeerConnection:
             if isinstance(message, Fail):
                 raise error_of(message.code, f"{self.peer.name}: {_printable(message.text)}")
             return message
-        raise self.broken(f"has not answered for {ANSWER_S:.0f} s")
+        raise self.broken(f"has not answered for {patience_s:.0f} s")
 
     def _unexpected(self, message: FromPeer, kind: type[Message]) -> VaultError:
         return self.broken(f"answers {type(message).__name__} where {kind.__name__} is due")

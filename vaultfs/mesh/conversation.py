@@ -7,8 +7,8 @@ under way.  The disk is used in threads.  Every wait for the caller ends: see do
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -64,6 +64,10 @@ AGENT: Final = "vaultfs"
 IDLE_S: Final = 330.0
 MOST_BODIES: Final = 32
 _MOST_THREADS: Final = 16
+MOST_BODIES_OF_ONE: Final = 8
+"""Of one caller at once.  Who takes what is sent as slowly as is allowed keeps a place for hours."""
+PLACE_S: Final = 50.0
+"""For a body to wait for a place; callers wait for an answer for 60 s, and are to hear why there is none."""
 MOST_COSTLY: Final = 4
 """Requests of one caller that are worked on at once of those that can cost much for few bytes, as 64 MiB are read for
 an audit, and 128 MiB to find that an object is there already: so one that asks on all its connections all the time
@@ -71,6 +75,19 @@ leaves threads and disk to others."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+class Share:
+    """What one caller may take at once, on all its connections together.
+
+    Attributes:
+        bodies: taken while an object is on its way.
+        costly: taken by a request that can cost much.
+    """
+
+    def __init__(self) -> None:
+        self.bodies: Final = trio.CapacityLimiter(MOST_BODIES_OF_ONE)
+        self.costly: Final = trio.CapacityLimiter(MOST_COSTLY)
 
 
 class Resources:
@@ -91,13 +108,13 @@ class Resources:
         self.bodies: Final = trio.CapacityLimiter(bodies)
         self.failures: Final = QuietLog(log)
         self._threads: Final = trio.CapacityLimiter(_MOST_THREADS)
-        self._costly: Final[WeakValueDictionary[PeerId, trio.CapacityLimiter]] = WeakValueDictionary()
+        self._shares: Final[WeakValueDictionary[PeerId, Share]] = WeakValueDictionary()
 
-    def costly(self, caller: PeerId) -> trio.CapacityLimiter:
-        """What a caller takes for a request that can cost much: the same for all its connections, which keep it."""
-        found = self._costly.get(caller)
+    def share(self, caller: PeerId) -> Share:
+        """A caller's: the same for all its connections, which keep it."""
+        found = self._shares.get(caller)
         if found is None:
-            found = self._costly[caller] = trio.CapacityLimiter(MOST_COSTLY)
+            found = self._shares[caller] = Share()
         return found
 
     async def disk(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -150,7 +167,7 @@ class Conversation:
         self._answers: Final = resources.answers
         self._on_known: Final = on_known
         self._idle_s: Final = idle_s
-        self._costly: Final = resources.costly(caller)
+        self._share: Final = resources.share(caller)
         self._last_request = 0
         self._nonce: bytes | None = None
         self._farewell: str | None = None
@@ -249,7 +266,7 @@ class Conversation:
             if isinstance(message, Challenge):
                 self._nonce = await self._resources.disk(self._answers.challenge, self.caller)
                 return Nonce(message.request, self._nonce)
-            async with self._costly if isinstance(message, Audit | Have | List) else nullcontext():
+            async with self._share.costly if isinstance(message, Audit | Have | List) else nullcontext():
                 answer = await self._resources.disk(self._answers.answer, self.caller, message, nonce)
         except RevokedError:
             raise
@@ -263,8 +280,21 @@ class Conversation:
             self._on_known()
         return answer
 
+    @asynccontextmanager
+    async def _place(self, request: int) -> AsyncIterator[bool]:
+        """A place for an object; or not, when none has become free in time, which the caller was told then."""
+        async with AsyncExitStack() as places:
+            with trio.move_on_after(PLACE_S) as waiting:
+                await places.enter_async_context(self._share.bodies)
+                await places.enter_async_context(self._resources.bodies)
+            if waiting.cancelled_caught:
+                await self._stream.send(Fail(request, Code.BUSY, "too many objects are on their way"))
+            yield not waiting.cancelled_caught
+
     async def _get(self, message: Get) -> None:
-        async with self._resources.bodies:
+        async with self._place(message.request) as has_place:
+            if not has_place:
+                return
             try:
                 reader = await self._resources.disk(self._answers.open_reader, self.caller, message)
             except RevokedError:
@@ -291,9 +321,11 @@ class Conversation:
 
     async def _put(self, message: Put) -> None:
         disk = self._resources.disk
-        async with self._resources.bodies:
+        async with self._place(message.request) as has_place:
+            if not has_place:
+                return
             try:
-                async with self._costly:
+                async with self._share.costly:
                     upload = await disk(self._answers.begin_put, self.caller, message)
             except RevokedError:
                 raise

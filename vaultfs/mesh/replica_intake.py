@@ -134,7 +134,9 @@ class ReplicaIntake:
                 return False, None
             if wanted.kind is Kind.HEAD:
                 # it may have come another way than through here, or the record be older than it
-                self._remember_manifest(self._ledger.held(vault, self._clock_ns()), wanted, descriptor, may_be_first=False)
+                self._remember_manifest(
+                    self._ledger.held(vault, self._clock_ns()), wanted, descriptor, may_be_first=False
+                )
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

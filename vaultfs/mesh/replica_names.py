@@ -134,7 +134,7 @@ class ObjectNames:
         return count
 
     def _remove_empty(self, held: HeldVault, wanted: ObjectKey) -> None:
-        """Remove the directories that were made for one object only: nobody pays for them, and names may be drawn anew."""
+        """Remove the directories that were made for one object only: nobody pays for them."""
         for count in range(len(wanted.parts) - 1, wanted.lasting_parts, -1):
             directory = (held.directory, *wanted.parts[:count])
             with self._ledger.lock:  # nobody finds it to be durable when it is gone

@@ -15,7 +15,6 @@ from vaultfs.mesh.messages import HASH_BYTES, Range
 from vaultfs.mesh.partial_uploads import PIECE_BYTES
 from vaultfs.mesh.replica_files import disk_errors
 
-
 _OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 

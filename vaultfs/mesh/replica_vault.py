@@ -40,8 +40,8 @@ _RECORD: Final = "record.json"
 _LOG: Final = "others"
 _LARGEST_LOG_BYTES: Final = 64 << 20
 LEAST_LOG_BYTES: Final = 1 << 20
-"""The log is written anew when it has this, and twice what is needed: a note may be replaced as often as somebody likes,
-nobody pays for the log, and only so much of it is read."""
+"""The log is written anew when it has this, and twice what is needed: a note may be replaced as often as somebody
+likes, nobody pays for the log, and only the beginning of a long one is read."""
 
 
 def parse_vault_directory(name: str) -> VaultId | None:

@@ -17,7 +17,7 @@ REST_S: Final = 86_400.0
 """Between two rounds; a disk that goes bad is found within days, and a small one is not read all the time."""
 _AFTER_FAILURE_S: Final = 3600.0
 MOST_PATIENCE_S: Final = 60.0
-"""A step is taken after so long, whatever is under way: somebody may fetch something all the time, as slowly as he can."""
+"""A step is taken after so long, whatever is under way: somebody may fetch something all the time, and slowly."""
 
 
 async def tend_replicas(store: ReplicaStore, resources: Resources, step_bytes: int, pause_s: float) -> None:

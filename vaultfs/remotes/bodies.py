@@ -44,6 +44,10 @@ class MeteredSource:
         """Open them for reading; nobody hears of that."""
         return self.inner.open()
 
+    def new_meter(self) -> Callable[[int], None]:
+        """The meter of one reading from the start; several may be at work at once, each for another receiver."""
+        return self.meter
+
 
 class SourceReader(io.RawIOBase):
     """A source, open for reading: a seekable file that ends where the source said it would.
@@ -162,7 +166,7 @@ def opened(key: str, source: Source) -> Iterator[SourceReader]:
     meters = []
     size_bytes = source.size_bytes
     while isinstance(source, MeteredSource):
-        meters.append(source.meter)
+        meters.append(source.new_meter())
         source = source.inner
     with manager as file:
         yield SourceReader(file, size_bytes, what, meters)

@@ -43,7 +43,8 @@ def note_cloned(
     """
     with ledger.locked(store.name) as opened:
         run = RemoteRun(name, store, opened)
-        run.look(LocalVault(layout), _go_on, check=False)
+        # An earlier clone of the vault may have left a ledger, which knows nothing of what others have sent since.
+        run.look(LocalVault(layout), _go_on, check=True)
         lack = lacking(manifest.segments, run.holdings)
         if not any(lack):
             opened.whole(head)

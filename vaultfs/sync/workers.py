@@ -127,36 +127,41 @@ class Crew:
 class CountedSource(MeteredSource):
     """Bytes to be stored, which advance a crew's progress as they are sent, once, and end when the crew does.
 
+    Where several copies are sent at the same time, the one that is farthest counts.
+
     Args:
         inner: the bytes.
         crew: whose progress it is.
     """
 
     def __init__(self, inner: Source, crew: Crew) -> None:
-        super().__init__(inner, self._sent)
+        super().__init__(inner, crew.advance)
         self._crew = crew
         self._lock = threading.Lock()
         self._counted = 0
-        self._tried = 0
-        """Bytes that were sent since the last beginning."""
 
     def open(self) -> AbstractContextManager[BinaryIO]:
         """Open them for reading, from the start; what was sent before is sent again."""
         self._crew.check()
-        with self._lock:
-            self._tried = 0
         return super().open()
+
+    def new_meter(self) -> Callable[[int], None]:
+        """Counts what one receiver is sent, as far as no other has been sent it before."""
+        tried = 0
+
+        def sent(count: int) -> None:
+            nonlocal tried
+            self._crew.check()
+            with self._lock:
+                tried += count
+                more = max(0, min(tried, self.size_bytes) - self._counted)
+                self._counted += more
+            self._crew.advance(more)
+
+        return sent
 
     def is_stored(self) -> None:
         """Whatever was not seen to be sent counts too."""
         with self._lock:
             more, self._counted = self.size_bytes - self._counted, self.size_bytes
-        self._crew.advance(more)
-
-    def _sent(self, count: int) -> None:
-        self._crew.check()
-        with self._lock:
-            self._tried += count
-            more = max(0, min(self._tried, self.size_bytes) - self._counted)
-            self._counted += more
         self._crew.advance(more)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,9 @@ def test_replicate_as_shares(home: Household, scratch: Path, run: Run) -> None:
     said_status = home.mesh("status")
     assert said_status.code == ExitCode.PARTIAL
     assert "with fewer than 3 shares" in said_status.err
+    assert b", by shares:" in said_status.out
+    listed = run("peer", "list", home.vault, bare=True).out
+    assert b": there are to be 3 shares, of which 2 are enough, of each segment" in listed
     code, done = home.mesh_json("repair")
     assert code == 0
     assert done["copied_segments"] == done["needed_segments"]
@@ -155,6 +159,52 @@ def test_replicate_as_shares(home: Household, scratch: Path, run: Run) -> None:
     assert read_file(scratch / "clone", "/file") == DATA
     assert home.mesh("replicate", "--coding", "2/3", "--replicas", "2").code == ExitCode.USAGE
     assert home.mesh("replicate", "--coding", "3/2").code == ExitCode.USAGE
+
+
+def test_where_nobody_said_that_there_are_shares_nothing_is_said_to_be_lost(
+    home: Household,
+) -> None:
+    """As on a new machine that knows the vault's id and its peers."""
+    assert home.mesh("replicate", "--coding", "2/3").code == 0
+    book = book_path()
+    assert '"2/3"' in book.read_text()
+    book.write_text(book.read_text().replace('"2/3"', "null"))
+    said = home.mesh("status", vault=home.vault_id)
+    assert said.code == ExitCode.PARTIAL
+    assert "lost" not in said.err
+    assert "segments of these can be read from shares, which are no copies" in said.err
+    home.peers[0].stop()
+    home.peers[1].stop()
+    assert "shares" not in home.mesh("status", vault=home.vault_id).err, "one share of two is nothing"
+
+
+def test_status_of_a_peer_that_refuses(held: Household) -> None:
+    held.peers[0].stop()
+    for grant in held.peers[0].grants.all():
+        held.peers[0].grants.remove(grant.peer, every=True)
+    held.peers[0].start()
+    said = held.mesh("status")
+    assert said.code == ExitCode.PARTIAL
+    assert b"refuses this machine" in said.out
+    assert b"away" not in said.out
+
+
+def test_a_peer_that_is_full_is_named(held: Household) -> None:
+    for peer in held.peers:
+        (grant,) = peer.grants.all()
+        peer.grants.add(replace(grant, quota_bytes=1))
+    assert "is full" not in held.mesh("status").err, "nothing is lacking"
+    said = held.mesh("replicate", "--replicas", "3", "--quiet")
+    assert said.code == ExitCode.PARTIAL
+    assert said.err.count("is full: it needs a larger quota for this machine") == 3
+
+
+def test_what_has_too_few_copies_is_not_mended_by_a_sync(home: Household, run: Run) -> None:
+    assert b"'vaultfs sync' copies what is missing" in run("status", home.vault, bare=True).out
+    for peer in home.peers[:2]:
+        peer.stop()
+    assert run("sync", home.vault, "--quiet", bare=True).code == ExitCode.PARTIAL
+    assert b"no; 'vaultfs mesh replicate' copies what is missing" in run("status", home.vault, bare=True).out
 
 
 def test_shares_instead_of_copies_and_back(held: Household) -> None:

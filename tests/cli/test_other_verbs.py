@@ -43,6 +43,12 @@ def test_help_of_each_verb(verb: str, capsysbinary: pytest.CaptureFixture[bytes]
         assert f"Usage: vaultfs {verb} {word}" in capsysbinary.readouterr().out.decode()
 
 
+def test_help_shows_what_may_be_left_out(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    for verb, usage in (("list", "[VAULT]"), ("ping", "VAULT [PEER]"), ("remove", "VAULT PEER")):
+        assert main(["peer", verb, "--help"]) == 0
+        assert capsysbinary.readouterr().out.decode().startswith(f"Usage: vaultfs peer {verb} [options] {usage}\n")
+
+
 @pytest.mark.parametrize("verb", [*VERBS])
 def test_each_verb_has_a_page(verb: str) -> None:
     page = REPOSITORY / "docs/cli" / f"{verb}.md"

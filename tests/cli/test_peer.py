@@ -225,7 +225,7 @@ def test_a_peer_that_is_away(run: Run, vault: Path, config: Path, own_id: str, s
     assert peer.pop("added_ns") > 0
     assert peer == {"id": OTHER_ID, "host": "127.0.0.1", "port": silent, "zone": "home"}
     lines = run("peer", "list", bare=True).out.decode().splitlines()
-    assert lines[0] == f"Vault {vault_id_of(vault)}: 2 copies of each segment"
+    assert lines[0] == f"Vault {vault_id_of(vault)}: there are to be 2 copies of each segment"
     assert lines[2].split() == [OTHER_ID, f"127.0.0.1:{silent}", "home"]
 
 

@@ -11,7 +11,7 @@ import trio.testing
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.connection import Peer, PeerConnection, say_hello
 from vaultfs.mesh.frames import FrameDecoder
-from vaultfs.mesh.message_stream import InThread, MessageStream, NextPart
+from vaultfs.mesh.message_stream import InThread, MessageStream, NextFrame
 from vaultfs.mesh.messages import FromCaller, Hello, Message, Welcome, decode_from_caller, encode
 
 PEER = Peer(PeerId(bytes(32)), "peer aaaaaaaa at nas.example:7741")
@@ -30,10 +30,10 @@ class MemoryTransport:
     async def send_all(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    async def send_some(self, next_part: NextPart, in_thread: InThread) -> bool:
-        part = next_part()
-        await self._stream.send_all(b"" if part is None else part)
-        return part is not None
+    async def send_some(self, next_frame: NextFrame, in_thread: InThread) -> bool:
+        frame = next_frame()
+        await self._stream.send_all(b"".join(frame or ()))
+        return frame is not None
 
     def borrowed(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from vaultfs.errors import IntegrityError, RemoteError
+from vaultfs.errors import IntegrityError, RemoteError, RemoteUnreachableError
 from vaultfs.ids import SegmentName
 from vaultfs.mesh import client as module
 from vaultfs.mesh.addresses import Address
@@ -107,6 +107,24 @@ async def test_a_listing_without_end(
     async with client_of(pages(*(((f"a/{number}",), True) for number in range(count)))) as client:
         with pytest.raises(RemoteError, match="without end"):
             await client.listing(PEER.peer_id, VAULT, "a/")
+
+
+async def test_a_listing_that_dribbles(autojump_clock: trio.testing.MockClock) -> None:
+    """Each page comes just in time, and there are thousands."""
+
+    async def script(peer: ScriptedPeer) -> None:
+        for number in range(10_000):
+            heard = await peer.hear()
+            assert isinstance(heard, List)
+            await trio.sleep(19)
+            await peer.say(Listing(heard.request, ((f"a/{number:05}", 7),), has_more=True))
+
+    began_s = trio.current_time()
+    with pytest.RaisesGroup(AssertionError, allow_unwrapped=True):  # the peer's end, when nobody asks any more
+        async with client_of(script) as client:
+            with pytest.raises(RemoteUnreachableError, match="takes more than 600 s"):
+                await client.listing(PEER.peer_id, VAULT, "a/")
+            assert trio.current_time() - began_s < 700
 
 
 def answering(make: Callable[[int], list[Message]]) -> Callable[[ScriptedPeer], Awaitable[None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -40,8 +40,9 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls_stream, "_LINGER_MS", 1000 * PATIENCE_S)
 
 
-def parts_of(*parts: bytes) -> Callable[[], bytes | None]:
-    left: Iterator[bytes] = iter(parts)
+def frames_of(*frames: bytes) -> Callable[[], Sequence[bytes] | None]:
+    """Frames in two parts each."""
+    left: Iterator[Sequence[bytes]] = iter([(frame[:9], frame[9:]) if frame[9:] else (frame,) for frame in frames])
     return lambda: next(left, None)
 
 
@@ -80,7 +81,7 @@ async def test_sixteen_mib_take_one_turn_on_each_side() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        assert not await ours.send_some(parts_of(*pieces), sending)
+        assert not await ours.send_some(frames_of(*pieces), sending)
     assert found == [b"".join(pieces)]
     assert (sending.count, receiving.count) == (1, 1)
     ours.abort()
@@ -92,7 +93,7 @@ async def test_bytes_come_whole_however_short_the_turns_are(monkeypatch: pytest.
     monkeypatch.setattr(tls_stream, "_LINGER_MS", 0)
     ours, theirs = await connected()
     pieces = [bytes([number]) * (number * 1000 + 1) for number in range(256)]
-    next_part = parts_of(*pieces)
+    next_frame = frames_of(*pieces)
     found = []
 
     async def receive() -> None:
@@ -100,7 +101,7 @@ async def test_bytes_come_whole_however_short_the_turns_are(monkeypatch: pytest.
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        while await ours.send_some(next_part, Turns()):
+        while await ours.send_some(next_frame, Turns()):
             pass
     assert found == [b"".join(pieces)]
     await ours.aclose()
@@ -110,11 +111,11 @@ async def test_bytes_come_whole_however_short_the_turns_are(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_what_goes_wrong_between_two_parts_leaves_the_stream() -> None:
+async def test_what_goes_wrong_between_two_frames_leaves_the_stream() -> None:
     ours, theirs = await connected()
 
-    def failing() -> Iterator[bytes]:
-        yield b"abc"
+    def failing() -> Iterator[Sequence[bytes]]:
+        yield (b"a", b"bc")
         raise OSError("the disk failed")
 
     left = failing()
@@ -126,14 +127,14 @@ async def test_what_goes_wrong_between_two_parts_leaves_the_stream() -> None:
     theirs.abort()
 
 
-async def test_cancelled_in_the_midst_of_a_part_nothing_more_can_be_sent() -> None:
+async def test_cancelled_in_the_midst_of_a_frame_nothing_more_can_be_sent() -> None:
     ours, theirs = await connected()
-    next_part = parts_of(*[PIECE] * 400)
+    next_frame = frames_of(*[PIECE] * 400)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
-                while await ours.send_some(next_part, Turns()):
+                while await ours.send_some(next_frame, Turns()):
                     pass
 
             nursery.start_soon(send)
@@ -145,22 +146,45 @@ async def test_cancelled_in_the_midst_of_a_part_nothing_more_can_be_sent() -> No
     theirs.abort()
 
 
+async def test_after_a_wait_a_turn_ends_with_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes little at a time has the time of one frame for each, and not for all of them."""
+    monkeypatch.setattr(tls_stream, "LOT_S", 1e9)
+    monkeypatch.setattr(tls_stream, "_LINGER_MS", 0)
+    ours, theirs = await connected()
+    left = [PIECE] * 400
+    has_more: list[bool] = []
+
+    async def send() -> None:
+        has_more.append(await ours.send_some(lambda: (left.pop(),) if left else None, Turns()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the sockets are full
+        count = (400 - len(left)) * len(PIECE)
+        assert left
+        await take(theirs, count, Turns())
+    assert has_more == [True]
+    assert (400 - len(left)) * len(PIECE) == count
+    ours.abort()
+    theirs.abort()
+
+
 async def test_a_socket_is_closed_only_when_no_thread_uses_it() -> None:
     ours, theirs = await connected()
     has_begun, may_end = threading.Event(), threading.Event()
     numbers = []
 
-    def next_part() -> bytes:
+    def next_frame() -> Sequence[bytes]:
         has_begun.set()
         assert may_end.wait(PATIENCE_S)
         numbers.append(ours._socket.socket.fileno())
-        return b"x"
+        return (b"x",)
 
     async with trio.open_nursery() as nursery:
 
         async def send() -> None:
             with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
-                await ours.send_some(next_part, Turns())
+                await ours.send_some(next_frame, Turns())
 
         nursery.start_soon(send)
         assert await trio.to_thread.run_sync(has_begun.wait, PATIENCE_S)

@@ -5,6 +5,7 @@ What each of them gets is in tests/mesh_server; here it is that they hinder nobo
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -60,13 +61,13 @@ class Mob:
 
     Args:
         home: whose peer is called.
-        known: an identity that the peer knows.
+        known: identities that the peer knows; with one alone only 16 could come.
     """
 
-    def __init__(self, home: Household, known: Identity) -> None:
+    def __init__(self, home: Household, known: list[Identity]) -> None:
         self.peer = home.peers[0]
         self.home = home
-        self.context = client_context(known)
+        self.contexts = itertools.cycle([client_context(identity) for identity in known])
         self.come = 0
 
     async def socket(self) -> trio.SocketStream:
@@ -74,7 +75,7 @@ class Mob:
         return await trio.open_tcp_stream(at.host, at.port)
 
     async def tls(self, socket: trio.SocketStream, context: ssl.SSLContext | None = None) -> TlsStream:
-        stream, _ = await handshake(socket, context or self.context, server_side=False)
+        stream, _ = await handshake(socket, context or next(self.contexts), server_side=False)
         return stream
 
     async def say_nothing(self, socket: trio.SocketStream) -> None:
@@ -175,8 +176,9 @@ def test_a_mob_hinders_nobody_and_is_thrown_out(home: Household) -> None:
     """All of them at once, several of each; a sync and a repair go on as if they were alone."""
     home.sync().require(0)
     peer = home.peers[0]
-    known = Identity.new()
-    peer.accept(known.peer_id)
+    known = [Identity.new() for _ in range(4)]
+    for identity in known:
+        peer.accept(identity.peer_id)
     mob = Mob(home, known)
 
     async def main() -> None:
@@ -259,6 +261,10 @@ def test_orders_that_nobody_gave_delete_nothing(home: Household) -> None:
                     with pytest.raises(RemoteRefusedError):
                         await order(connection, second, sign, public)
                 seen = await order(connection, first, device.sign)
+                with pytest.raises(RemoteRefusedError):  # the same again, as it was
+                    await connection.ask(
+                        lambda number: Delete(number, home.vault_id, (first,), device.public, seen), Deleted
+                    )
                 for key in (first, second):
                     with pytest.raises(RemoteRefusedError):
                         await order(connection, key, lambda _: seen)

@@ -31,10 +31,10 @@ def make_slow(network: Network, *names: str, delay_s: float, loss: float) -> Non
 
 
 def test_delay_and_loss_are_borne(make_household: MakeHousehold, network: Network) -> None:
-    """200 ms for a question and its answer, and one frame in twenty lost."""
+    """100 ms for a question and its answer, and one frame in twenty lost; more of both with ``--long``."""
     home = make_household(2, network=network, is_patient=True)
     home.laptop.settings = {}
-    make_slow(network, "laptop", delay_s=0.1, loss=0.05)
+    make_slow(network, "laptop", delay_s=0.05, loss=0.05)
     home.sync().require(0)
     make_slow(network, "laptop", delay_s=0.0, loss=0.0)
     home.require_sound()

@@ -175,7 +175,7 @@ async def test_a_dial_that_takes_too_long_fails(autojump_clock: MockClock) -> No
 async def test_a_long_pause_is_told(autojump_clock: MockClock) -> None:
     network = Network(refusals={A: RemoteRefusedError("no")})
     async with pool_of(network) as pool:
-        for pause_s, text in ((0.5, "^no$"), (1.0, "^no; peer-A is tried again in 1 s$"), (0.0, "again in 2 s$")):
+        for pause_s, text in ((0.5, "^no$"), (1.0, "^no; it is tried again in 1 s$"), (0.0, "again in 2 s$")):
             with pytest.raises(RemoteRefusedError, match=text):
                 async with pool.lease(A):
                     raise AssertionError

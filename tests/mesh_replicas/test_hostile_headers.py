@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh_replicas.peer_objects import DEVICE, VAULT, header, put, put_head
+from mesh_replicas.peer_objects import DEVICE, VAULT, header, put, put_head
 from vaultfs.errors import VaultError
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.sync.remote_layout import HEADER_KEY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,12 @@ def test_few_names_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         names, begin = replica_files._names(descriptor, "490", "", "")
         assert (names, begin) == ([f"{number:03}" for number in range(490, 500)], None)
         assert replica_files._names(descriptor, "", "499", "") == ([], None)
-        assert len(list(replica_files.walk(descriptor, []))) == 500
+        tracemalloc.start()
+        count = sum(1 for _ in replica_files.walk(descriptor, []))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 500
+        assert peak_bytes < 500 * 50  # a name of three characters takes 52 bytes
     finally:
         os.close(descriptor)
 

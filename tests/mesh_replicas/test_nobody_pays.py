@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from mesh_replicas.peer_objects import ALICE, BOB, VAULT, begin, check, put, segment_key
 from vaultfs.errors import NoSpaceError
 from vaultfs.ids import VaultId
-from vaultfs.mesh import replica_ledger, replica_vault
+from vaultfs.mesh import replica_files, replica_ledger, replica_vault
 from vaultfs.mesh.replicas import ReplicaStore
 
 MANY = 40
@@ -60,12 +61,14 @@ def test_one_caller_does_not_take_all_places_for_vaults(
         begin(store, segment_key(b"x"), b"x", vault=vault(3))
     assert not (root / vault(3).hex()).exists()
     put(store, segment_key(b"y"), b"y", vault=vault(2))
-    put(store, segment_key(b"x"), b"x", vault=vault(3), caller=BOB)
+    for number in range(4):  # of which he began one
+        put(store, segment_key(b"z"), b"z", vault=vault(number), caller=BOB)
+    put(store, segment_key(b"z"), b"z", vault=vault(4), caller=BOB)
     put(store, segment_key(b"y"), b"y", vault=vault(3))
     store.close()
     again = ReplicaStore.open(root, None, reserve_bytes=0)
     with pytest.raises(NoSpaceError):
-        begin(again, segment_key(b"x"), b"x", vault=vault(4))
+        begin(again, segment_key(b"x"), b"x", vault=vault(5))
     again.close()
 
 
@@ -74,12 +77,22 @@ def test_the_log_of_a_second_writer_stays_small(
 ) -> None:
     monkeypatch.setattr(replica_vault, "LEAST_LOG_BYTES", 160)
     log = root / VAULT.hex() / ".mesh" / "others"
+    written = 0
+    real = replica_files.replace_file
+
+    def replace_file(directory: int, parts: Sequence[str], data: bytes) -> None:
+        nonlocal written
+        written += parts[-1] == "others"
+        real(directory, parts, data)
+
+    monkeypatch.setattr(replica_files, "replace_file", replace_file)
     put(store, "probe/first", b"x")
     longest = 0
     for number in range(MANY):
         put(store, "probe/note", bytes([number]), caller=BOB)
         longest = max(longest, log.stat().st_size)
     assert 100 < longest <= 160
+    assert 0 < written < MANY / 2
     for number in range(MANY):
         put(store, f"probe/{number}", b"", caller=BOB)
     assert log.stat().st_size <= 2 * 16 * (MANY + 1)

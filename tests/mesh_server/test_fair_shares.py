@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from mesh_replicas.peer_objects import VAULT, put_segment, segment_key
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mesh_replicas.peer_objects import VAULT, put_segment, segment_key
-from tests.mesh_server.running import ALICE, BOB, NO_SCRUB_S, Caller, Peer, running
 from vaultfs.mesh.conversation import MOST_BODIES_OF_ONE, MOST_COSTLY, PLACE_S, Resources
 from vaultfs.mesh.messages import (
     Audit,
@@ -38,6 +37,8 @@ from vaultfs.mesh.messages import (
 )
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import Limits
+
+from .running import ALICE, BOB, NO_SCRUB_S, Caller, Peer, running
 
 CONNECTIONS = 12
 REAL_S = 0.01

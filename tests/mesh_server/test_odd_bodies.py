@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from mesh_replicas.peer_objects import data_of, read, segment_key
 
+from vaultfs.mesh import incoming_object
 from vaultfs.mesh.frames import DATA_BYTES, frame
 from vaultfs.mesh.messages import Abort, Code, Fail, Go, Ping, Pong, Stored, data_frame, encode
 
@@ -57,3 +58,22 @@ async def test_what_came_before_the_connection_broke_is_kept(peer: Peer, rest: b
         go = await caller.ask(caller.put(KEY, DATA), Go)
         assert go.offset == 1000 + max(0, len(rest) - 9)  # length and head take nine bytes
         assert (await caller.ask(Abort(1), Fail)).request == 1
+
+
+class Leaps:
+    """A clock that goes on by ten seconds whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 10
+        return self.now_s
+
+
+async def test_who_dribbles_without_a_pause_is_cut(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with peer.call() as caller:
+        await caller.ask(caller.put(KEY, DATA), Go)
+        monkeypatch.setattr(incoming_object, "time", Leaps())
+        await caller.say(b"".join(data_frame(DATA[at : at + 1]) for at in range(100)))
+        await peer.until_connections(0)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from mesh_replicas.peer_objects import VAULT, data_of, put_segment, segment_key
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked, wait_all_threads_completed
 
 from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.message_stream import ConnectionLostError
@@ -21,8 +21,15 @@ HOLDS_STILL_S = 0.01
 
 async def passes(clock: MockClock, seconds: float) -> None:
     """Let time pass, once everybody waits; and let happen what comes of it."""
-    await wait_all_tasks_blocked(HOLDS_STILL_S)
+    await everybody_waits()
     clock.jump(seconds)
+    await everybody_waits()
+
+
+async def everybody_waits() -> None:
+    """Bodies are read by threads, which tasks wait for."""
+    await wait_all_tasks_blocked(HOLDS_STILL_S)
+    await wait_all_threads_completed()
     await wait_all_tasks_blocked(HOLDS_STILL_S)
 
 

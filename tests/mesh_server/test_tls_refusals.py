@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import ssl
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import pytest
 import trio
@@ -15,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from vaultfs.errors import IntegrityError
+from vaultfs.errors import IntegrityError, RemoteUnreachableError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.dialing import dial
@@ -134,6 +136,20 @@ async def test_a_certificate_of_another_identity_gives_its_rights_only(peer: Pee
     """Who says in its certificate that it is Alice, and has another key, is not Alice."""
     async with peer.connected(STRANGER) as caller:
         assert not (await caller.ask(HELLO, Welcome)).is_known
+
+
+class _NoNames(trio.abc.HostnameResolver):
+    async def getaddrinfo(self, *_args: object, **_more: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, *_args: object, **_more: object) -> NoReturn:
+        raise AssertionError
+
+
+async def test_a_name_that_nobody_has_is_told_in_words() -> None:
+    trio.socket.set_custom_hostname_resolver(_NoNames())
+    with pytest.raises(RemoteUnreachableError, match=r"nas:7741 cannot be reached: name or service not known$"):
+        await dial(client_context(ALICE), Address("nas", 7741), None)
 
 
 async def test_a_caller_leaves_a_peer_that_is_not_the_one_it_wants(peer: Peer) -> None:

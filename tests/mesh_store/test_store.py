@@ -19,7 +19,9 @@ from vaultfs.errors import (
     RemoteRefusedError,
     RemoteUnreachableError,
 )
+from vaultfs.ids import VaultId
 from vaultfs.mesh.client import Signed, _Opening
+from vaultfs.mesh.grants import Grant
 from vaultfs.mesh.reading import HashingFile
 from vaultfs.mesh.standing import StandingFile
 from vaultfs.mesh.store import MeshStore
@@ -33,6 +35,7 @@ from vaultfs.sync.sealed_source import open_source
 from vaultfs.sync.upload import Target, sync
 from vaultfs.sync.verify import verify
 
+from .conftest import CALLER
 from .peers import RunningPeer
 
 Make = Callable[..., MeshStore]
@@ -97,6 +100,34 @@ def test_a_peer_that_sleeps_keeps_nothing_from_being_saved(
     assert outcome.is_up_to_date
     store.close()
     assert StandingFile(scratch / "state" / "mesh.json").load().short == set(vault.segments)
+
+
+def test_a_peer_that_refuses_keeps_nothing_from_being_saved(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was accepted by mistake for another vault, or not yet: nothing of this machine can be there."""
+    peers[0].grants.remove(CALLER.peer_id, every=True)
+    peers[1].grants.remove(CALLER.peer_id, every=True)
+    peers[1].grants.add(Grant(CALLER.peer_id, VaultId(bytes(16)), "write", None, "", 1))
+    (outcome,) = sync(vault.layout, [Target("mesh", make_store(), Ledger(scratch / "ledger", vault.vault_id))])
+    assert (outcome.error, outcome.is_up_to_date) == (None, True)
+    assert "does not know this machine" in caplog.text, "who wants to restore would not know why nothing is there"
+    assert "has not accepted this machine for this vault" in caplog.text
+    for peer in peers:
+        peer.grants.remove(CALLER.peer_id, every=True)
+    with pytest.raises(RemoteRefusedError):
+        read(make_store(), "vault.json")
+
+
+def test_where_this_machine_may_only_read_it_is_not_a_matter_of_room(
+    make_store: Make, peers: list[RunningPeer], vault: SignedVault
+) -> None:
+    for peer in peers:
+        peer.grants.remove(CALLER.peer_id, every=True)
+        peer.accept(CALLER.peer_id, "read")
+    key = segment_key(next(iter(vault.segments)))
+    with pytest.raises(RemoteRefusedError, match="lets this machine store"):
+        make_store().put(key, BytesSource(vault.objects()[key]))
 
 
 def test_a_peer_that_was_there_may_have_the_header(

@@ -142,8 +142,21 @@ def backup_rows(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     unsaved = state.get("unsaved", {"is_any": False})
     if unsaved["is_any"]:
         rows.append(("in no snapshot", _unsaved_text(unsaved)))
-    rows.append(("safe to close", "yes" if state["is_complete"] else "no; 'vaultfs sync' copies what is missing"))
+    rows.append(("safe to close", "yes" if state["is_complete"] else f"no; {_remedy(state)} copies what is missing"))
     return rows
+
+
+def _remedy(state: Mapping[str, Any]) -> str:
+    """The command that brings where it belongs what is not there."""
+    lacking = [each for each in state["remotes"] if not each["is_complete"]]
+    is_sent = not state.get("unsaved", {"is_any": False})["is_any"] and "error" not in state
+    if is_sent and lacking and all(_has_all_but_copies(each) for each in lacking):
+        return "'vaultfs mesh replicate'"
+    return "'vaultfs sync'"
+
+
+def _has_all_but_copies(state: Mapping[str, Any]) -> bool:
+    return "error" not in state and not state["snapshots"] and bool(state["is_header_current"])
 
 
 def _remote_text(state: Mapping[str, Any]) -> str:
@@ -151,7 +164,7 @@ def _remote_text(state: Mapping[str, Any]) -> str:
         return str(state["error"])
     if state["is_complete"]:
         return "has all snapshots"
-    if not state["snapshots"] and state["is_header_current"]:
+    if _has_all_but_copies(state):
         return f"has all snapshots, but {counted(state['short_segments'], 'segment')} with too few copies"
     if not state["snapshots"]:
         return "lacks the current vault.json"

@@ -31,6 +31,11 @@ def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] |
         error_line("no peer that answers has a snapshot of the vault")
     if health.short:
         error_line(f"{_short_text(health, unit)}; {format_size(health.missing_bytes)} are missing")
+    if health.short and (there := len(set(health.as_shares) & health.short.keys())):
+        error_line(
+            f"{counted(there, 'segment')} of these can be read from shares, which are no copies; if there are to be "
+            "shares, 'vaultfs mesh replicate --coding' says so to this machine"
+        )
     for name in health.lost[:SHOWN]:
         error_line(f"lost: the segment {name} is on no peer, nor on this machine")
     if len(health.lost) > SHOWN:
@@ -98,11 +103,15 @@ def _reasons(work: MeshWork, look: Look, failed: Mapping[PeerId, VaultError]) ->
             lines.append(f"{who} failed an audit, so what it holds does not count; 'vaultfs mesh audit' asks it again")
         elif not view.takes:
             lines.append(f"{who} lets this machine only read")
+        elif view.state is not None and not view.state.free_bytes:
+            lines.append(f"{who} is full: it needs a larger quota for this machine, or a larger disk")
         elif peer.id in failed:
             lines.append(str(failed[peer.id]))
     if len(work.page.peers) < look.health.replicas:
         unit = "copies" if work.page.coding is None else "shares"
-        lines.append(f"there are to be {look.health.replicas} {unit}, and the vault has {len(work.page.peers)} peers")
+        lines.append(
+            f"there are to be {look.health.replicas} {unit}, and the vault has {counted(len(work.page.peers), 'peer')}"
+        )
     return lines
 
 

@@ -14,7 +14,7 @@ from vaultfs.cli.mesh_lacks import lacks_json, tell_lacks
 from vaultfs.cli.mesh_work import MeshWork, asked
 from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.sizes import format_age, format_size
-from vaultfs.errors import ExitCode, VaultError
+from vaultfs.errors import ExitCode, IntegrityError, RemoteRefusedError, VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
@@ -102,7 +102,8 @@ def _show(work: MeshWork, look: Look) -> None:
     table(("PEER", "ADDRESS", "ZONE", "STATE", "HOLDS", "SNAPSHOT", "ROOM"), rows, right=(6,))
     health = look.health
     if health.needed_segments:
-        say(f"{counted(health.needed_segments, 'needed segment')}, {format_size(health.needed_bytes)}, by copies:")
+        unit = "copies" if work.page.coding is None else "shares"
+        say(f"{counted(health.needed_segments, 'needed segment')}, {format_size(health.needed_bytes)}, by {unit}:")
         for count, number in sorted(health.copies.items()):
             if number or count == health.replicas:
                 least = "at least " if count == health.replicas else ""
@@ -136,6 +137,10 @@ def _state_text(look: Look, peer: PeerId) -> str:
         if look.health.peers[peer].is_distrusted:
             return "failed an audit"
         return "present" if view.takes else "read only"
+    if isinstance(view.error, RemoteRefusedError):
+        return "refuses this machine"
+    if isinstance(view.error, IntegrityError):
+        return "not the peer that was added"
     seen_ns = look.standing.of(peer).seen_ns
     if not seen_ns:
         return "never seen"

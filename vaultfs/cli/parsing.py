@@ -122,12 +122,14 @@ def help_text(name: str, command: Command, usage: str) -> str:
     """
     positional: list[tuple[str, str]] = []
     options: list[tuple[str, str]] = []
+    shown: list[str] = []
     for argument in command_app(name, command).assemble_argument_collection(parse_docstring=True):
         if not argument.show:
             continue
         text = argument.parameter.help or ""
         if not argument.name.startswith("-"):
             positional.append((argument.name, text))
+            shown.append(argument.name if argument.required else f"[{argument.name}]")
             continue
         default = argument.field_info.default
         if isinstance(default, (str, int, float)) and not isinstance(default, bool):
@@ -136,7 +138,7 @@ def help_text(name: str, command: Command, usage: str) -> str:
         options.append((f"{names} {_metavar(argument)}".strip(), text))
     options.append(("-h, --help", "Show this help."))
     paragraphs = (inspect.getdoc(command) or "").split("\nArgs:")[0].strip()
-    usage = usage or " ".join(each for each, _ in positional)
+    usage = usage or " ".join(shown)
     lines = [f"Usage: {name} [options] {usage}".rstrip(), "", paragraphs, ""]
     width = max(len(left) for left, _ in positional + options) + 2
     for heading, rows in (("Arguments:", positional), ("Options:", options)):

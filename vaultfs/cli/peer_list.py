@@ -95,7 +95,8 @@ def remove(vault: str, peer: str, /, *, json: bool = False) -> int:
         return 0
     say(f"Removed the peer {short_peer_id(gone.id)} at {gone.address}.  What it holds stays there.")
     if left:
-        say(f"{counted(left, 'peer')} left; what is missing there now is copied by: vaultfs mesh repair {vault}")
+        verb = "repair" if meant.layout is None else "replicate"  # a snapshot that only that peer had is sent again
+        say(f"{counted(left, 'peer')} left; what is missing there now is copied by: vaultfs mesh {verb} {vault}")
     elif meant.layout is not None:
         say(f"No peer is left; syncing to them ends with: vaultfs remote remove {vault} mesh")
     return 0
@@ -103,8 +104,9 @@ def remove(vault: str, peer: str, /, *, json: bool = False) -> int:
 
 def _show(page: VaultPeers) -> None:
     how = counted(page.replicas, "copy").replace("copys", "copies")
-    shares = "" if page.coding is None else f", as shares {page.coding}"
-    say(f"Vault {page.vault_id.hex()}: {how} of each segment{shares}")
+    if page.coding is not None:
+        how = f"{page.coding.total} shares, of which {page.coding.needed} are enough,"
+    say(f"Vault {page.vault_id.hex()}: there are to be {how} of each segment")
     rows = [(format_peer_id(peer.id), printable(str(peer.address)), peer.zone) for peer in page.peers]
     table(("ID", "ADDRESS", "ZONE"), rows)
 

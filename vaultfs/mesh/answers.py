@@ -239,7 +239,9 @@ class Answers:
         if grant is None:
             if not self.is_known(caller):
                 raise RevokedError("this peer does not know you")
-            raise RemoteRefusedError("there is no grant for this vault")
+            raise RemoteRefusedError(
+                "it has not accepted this machine for this vault; 'vaultfs peer accept' there does that"
+            )
         if may_write and not grant.may_write:
             raise RemoteRefusedError("the grant for this vault is for reading only")
         return grant
@@ -272,7 +274,9 @@ class Answers:
         try:
             redeemed = self._pairings.redeem(meeting, message.proof)
             if redeemed is None:
-                raise RemoteRefusedError("this peer shows no such pairing code, or not for this vault")
+                raise RemoteRefusedError(
+                    "it shows no such pairing code, or not for this vault; a code counts once, and for some minutes"
+                )
             label = redeemed.label or "".join(c for c in message.label if c.isprintable())
             vault = None if redeemed.vault == ANY_VAULT else redeemed.vault
             access: Final = "write" if redeemed.may_write else "read"

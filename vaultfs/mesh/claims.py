@@ -91,12 +91,18 @@ def share_counts(
 
 def readable(views: Iterable[PeerView]) -> set[SegmentName]:
     """The segments that some peers have as a whole, or enough shares of."""
-    names: set[SegmentName] = set()
-    shares: dict[CodedSegment, set[int]] = {}
+    views = list(views)
+    names: set[SegmentName] = set(from_shares(views))
     for view in views:
         names.update(view.segments)
+    return names
+
+
+def from_shares(views: Iterable[PeerView]) -> dict[SegmentName, int]:
+    """The segments that shares of some peers give back, and their sizes in bytes."""
+    shares: dict[CodedSegment, set[int]] = {}
+    for view in views:
         for keys in view.shares.values():
             for key in keys:
                 shares.setdefault(key.coded, set()).add(key.index)
-    names.update(coded.name for coded, indexes in shares.items() if len(indexes) >= coded.coding.needed)
-    return names
+    return {coded.name: coded.size_bytes for coded, found in shares.items() if len(found) >= coded.coding.needed}

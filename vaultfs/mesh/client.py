@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple, Self
 import trio
 from blake3 import blake3
 
-from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError
+from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError, RemoteUnreachableError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.connection import PeerConnection, ReadPiece, UnansweredError, require_known
@@ -56,6 +56,8 @@ from vaultfs.remotes.store import ObjectInfo, Source
 
 PIECE_BYTES: Final = 1 << 20
 _TRICKLE_S: Final = 1.0
+LISTING_S: Final = 600.0
+"""For all pages of a listing: an honest peer sends two million keys in less, and one that dribbles could take days."""
 MOST_PAGES: Final = 4096
 MOST_LISTED_BYTES: Final = 256 << 20
 """Of the keys in a listing: three million segments.  A peer that lists more wants this machine's memory."""
@@ -157,7 +159,10 @@ class MeshClient:
         found: list[ObjectInfo] = []
         after = ""
         left_bytes = MOST_LISTED_BYTES
+        end_s = trio.current_time() + LISTING_S
         for _ in range(MOST_PAGES):
+            if trio.current_time() > end_s:
+                raise RemoteUnreachableError(f"{self.name(peer)} takes more than {LISTING_S:.0f} s to list its objects")
             async with self._lease(peer, is_shared=True) as connection:
                 page = await connection.ask(partial(_list, vault, prefix, after), Listing)
             for key, size in page.entries:

@@ -43,7 +43,7 @@ from vaultfs.mesh.messages import (
     decode_from_peer,
     error_of,
 )
-from vaultfs.mesh.outgoing_object import DataParts
+from vaultfs.mesh.outgoing_object import DataSource
 
 QUESTION_S: Final = 20.0
 """How long a peer may be silent when it was asked something small; who is connected and silent is not to cost more."""
@@ -380,16 +380,16 @@ class PeerConnection:
 
     async def _send_body(self, final: _Answer, read: ReadPiece, count: int) -> int:
         """Send the bytes, as long as the peer does not say that it is in vain."""
-        parts = DataParts(read, count, final.event.is_set)
+        source = DataSource(read, count, final.event.is_set)
         async with self._sending:
             try:
-                await self._stream.send_parts(parts.next_part, _in_thread)
+                await self._stream.send_frames(source.next_frame, _in_thread)
             except ConnectionLostError as error:
                 self._fail(error)  # the peer may have said why before it closed; who reads has it then
                 raise self.failure() from error
-            if parts.sent_bytes < count:
+            if source.sent_bytes < count:
                 await self._write(Abort(final.number))
-        return parts.sent_bytes
+        return source.sent_bytes
 
     async def _send(
         self,

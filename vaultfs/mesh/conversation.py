@@ -52,7 +52,7 @@ from vaultfs.mesh.messages import (
     decode_from_caller,
     encode,
 )
-from vaultfs.mesh.outgoing_object import DataParts
+from vaultfs.mesh.outgoing_object import DataSource
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.quiet_log import QuietLog
 from vaultfs.mesh.replica_reading import Reader
@@ -309,15 +309,15 @@ class Conversation:
                 reader.close()
 
     async def _send_body(self, request: int, reader: Reader) -> None:
-        parts = DataParts(partial(reader.read, DATA_BYTES), reader.body_bytes)
+        source = DataSource(partial(reader.read, DATA_BYTES), reader.body_bytes)
         try:
-            await self._stream.send_parts(parts.next_part, self._resources.disk)
+            await self._stream.send_frames(source.next_frame, self._resources.disk)
         except ConnectionLostError:
             raise
         except VaultError as error:
             await self._stream.send(self._failure(request, error))
         finally:
-            self.served.sent_bytes += parts.sent_bytes
+            self.served.sent_bytes += source.sent_bytes
 
     async def _put(self, message: Put) -> None:
         disk = self._resources.disk

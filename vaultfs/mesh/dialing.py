@@ -58,7 +58,9 @@ def _reason(error: OSError) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     found = cause if isinstance(cause, OSError) and cause.errno is not None else error
-    return os.strerror(found.errno).lower() if found.errno is not None and found.errno > 0 else str(error)
+    if found.errno is not None and found.errno > 0:
+        return os.strerror(found.errno).lower()
+    return (found.strerror or str(found)).lower()  # a name that cannot be resolved has a number of another list
 
 
 async def _greet(

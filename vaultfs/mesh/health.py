@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from vaultfs.ids import PeerId, SegmentName
-from vaultfs.mesh.claims import Claims, copies_of, readable, share_counts
+from vaultfs.mesh.claims import Claims, copies_of, from_shares, readable, share_counts
 from vaultfs.mesh.needs import Needs
 from vaultfs.mesh.share_format import CodedSegment, Coding
 from vaultfs.mesh.survey import Survey
@@ -52,6 +52,7 @@ class Health:
         short: needed segments with fewer, and how many they have.
         lost: of these, those that no peer holds or held when it answered last, nor this machine; by name.  None as long
             as there is a peer that has never answered.
+        as_shares: needed segments that shares on peers which answer give back, where there are to be copies; by name.
         newest: the snapshot with the highest number; None: there is none at all.
         present: how many peers answer.
         needed_segments: how many are needed.
@@ -68,6 +69,7 @@ class Health:
     copies: dict[int, int] = field(default_factory=dict)
     short: dict[SegmentName, int] = field(default_factory=dict)
     lost: list[SegmentName] = field(default_factory=list)
+    as_shares: list[SegmentName] = field(default_factory=list)
     newest: RemoteHead | None = None
     present: int = 0
     needed_segments: int = 0
@@ -125,6 +127,11 @@ def assess(
         enough = coding.needed
         elsewhere |= copies
         copies = share_counts(needs.segments, coding, [survey.views[peer] for peer in claims.present])
+    else:
+        # Where nobody has said that there are shares, as on a new machine, they are no copies; nor is anything lost.
+        whole = from_shares(survey.present)
+        health.as_shares = sorted(name for name, size in needs.segments.items() if whole.get(name) == size)
+        elsewhere |= dict.fromkeys(health.as_shares, 1)
     health.needed_segments = len(needs.segments)
     health.needed_bytes = sum(needs.segments.values())
     health.copies = dict.fromkeys(range(replicas + 1), 0)

@@ -124,6 +124,8 @@ class IncomingObject:
                 if payload is None:
                     raise ConnectionLostError("the connection ended in the middle of an object")
                 return decode_from_caller(payload)
+            if self._patience_s <= 0:
+                raise _too_slow()
             if found is Next.NOTHING:
                 await self._in_time(self._stream.wait_readable)
 
@@ -134,7 +136,7 @@ class IncomingObject:
             found = await wait()
             self._patience_s -= trio.current_time() - began_s
             return found
-        raise ConnectionLostError(f"less than {PROGRESS_BYTES} bytes of an object came within {PROGRESS_S:.0f} s")
+        raise _too_slow()
 
     async def _tell(self) -> None:
         """Tell the sender, once, that it sends in vain."""
@@ -144,7 +146,8 @@ class IncomingObject:
 
     def _lot(self) -> Next:
         """In a thread: take what is there."""
-        end_s = time.monotonic() + LOT_S
+        began_s = time.monotonic()
+        end_s, next_progress_bytes = began_s + LOT_S, self._next_progress_bytes
         was_failed = self._failed is not None
         found = Next.BYTES
         while found is Next.BYTES and self._left_bytes and time.monotonic() < end_s:
@@ -156,6 +159,8 @@ class IncomingObject:
                 break  # the sender is to hear of it at once
         if found in {Next.OTHER, Next.END} or not self._left_bytes:
             self._write()  # it may end here, and go on another time
+        if self._next_progress_bytes == next_progress_bytes:  # who dribbles keeps a thread, and not the loop, waiting
+            self._patience_s -= time.monotonic() - began_s
         return found
 
     def _take(self, data: bytes) -> None:
@@ -186,3 +191,7 @@ class IncomingObject:
             self._upload.write(held)
         except VaultError as error:
             self._failed = error
+
+
+def _too_slow() -> ConnectionLostError:
+    return ConnectionLostError(f"less than {PROGRESS_BYTES} bytes of an object came within {PROGRESS_S:.0f} s")

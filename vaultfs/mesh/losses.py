@@ -11,8 +11,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from vaultfs.ids import PeerId, SegmentName
-from vaultfs.mesh.claims import Held, copies_of
-from vaultfs.mesh.share_format import CodedSegment
+from vaultfs.mesh.claims import Held, copies_of, from_shares
 from vaultfs.mesh.survey import Survey
 
 
@@ -52,20 +51,10 @@ def find_losses(
     losses = Losses()
     has_shares = any(view.shares for view in survey.present)
     if all(peer in never_seen or (peer in before and not has_shares) for peer in away):
-        whole = _from_shares(survey)
+        whole = from_shares(survey.present)
         losses.gone = {name for name, size in known.items() if name not in copies and whole.get(name) != size}
     for peer, held in before.items():
         if peer not in away:
             now = present.get(peer, {})
             losses.short |= {name for name in held if name not in now and 0 < copies.get(name, 0) < replicas}
     return losses
-
-
-def _from_shares(survey: Survey) -> dict[SegmentName, int]:
-    """The segments that shares of peers which answer give back, and their sizes in bytes."""
-    indexes: dict[CodedSegment, set[int]] = {}
-    for view in survey.present:
-        for keys in view.shares.values():
-            for key in keys:
-                indexes.setdefault(key.coded, set()).add(key.index)
-    return {coded.name: coded.size_bytes for coded, found in indexes.items() if len(found) >= coded.coding.needed}

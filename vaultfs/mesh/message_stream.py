@@ -8,7 +8,7 @@ what came along with it, is held.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,8 +24,8 @@ _LAST_WORD_S: Final = 2.0
 _MOST_DROPPED_BYTES: Final = 4 << 20
 
 
-NextPart = Callable[[], bytes | memoryview | None]
-"""Gives the next part of what is to be sent, in a thread; None at the end."""
+NextFrame = Callable[[], Sequence[bytes | memoryview] | None]
+"""Gives the parts of the next frame that is to be sent, in a thread; None at the end."""
 
 _T = TypeVar("_T")
 
@@ -55,8 +55,8 @@ class Transport(Protocol):
     async def send_all(self, data: bytes) -> None:
         """Send bytes; raises `trio.BrokenResourceError` or `trio.ClosedResourceError`."""
 
-    async def send_some(self, next_part: NextPart, in_thread: InThread) -> bool:
-        """Send at least one part; whether there may be more.  Raises likewise."""
+    async def send_some(self, next_frame: NextFrame, in_thread: InThread) -> bool:
+        """Send at least one frame, whole; whether there may be more.  Raises likewise."""
 
     async def receive_some(self) -> bytes:
         """Some bytes; none at the end.  Raises likewise."""
@@ -114,22 +114,22 @@ class MessageStream:
         if scope.cancelled_caught:
             raise TookNothingError(f"the other side took nothing for {FRAME_S:.0f} s")
 
-    async def send_parts(self, next_part: NextPart, in_thread: InThread) -> None:
+    async def send_frames(self, next_frame: NextFrame, in_thread: InThread) -> None:
         """Send frames of an object, as `send` sends messages.
 
         Args:
-            next_part: gives parts of frames; each has its own time.
+            next_frame: gives frames; each has its own time.
             in_thread: calls something in a thread, and waits for it, cancelled or not.
 
         Raises:
             ConnectionLostError: as `send`.
-            VaultError: what ``next_part`` raises; if that was between two frames, the stream can be used further.
+            VaultError: what ``next_frame`` raises; the stream can be used further.
         """
         has_more = True
         while has_more:
             with trio.move_on_after(FRAME_S) as scope:
                 try:
-                    has_more = await self._transport.send_some(next_part, in_thread)
+                    has_more = await self._transport.send_some(next_frame, in_thread)
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     raise _lost(error) from error
             if scope.cancelled_caught:

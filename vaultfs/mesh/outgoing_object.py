@@ -1,6 +1,6 @@
 """The bytes of an object on their way out, in frames of `Data`: each piece is read when the one before it was sent.
 
-`DataParts.next_part` is for `vaultfs.mesh.message_stream.MessageStream.send_parts`, which calls it in a thread.
+`DataSource.next_frame` is for `vaultfs.mesh.message_stream.MessageStream.send_frames`, which calls it in a thread.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.messages import data_head
 
 
-class DataParts:
-    """An object, or a part of it, as parts of frames.
+class DataSource:
+    """An object, or a part of it, as frames.
 
     Args:
         read: gives the next bytes, any number; nothing at the end.  Called in a thread.
@@ -33,24 +33,20 @@ class DataParts:
         self._size_bytes: Final = size_bytes
         self._is_in_vain: Final = is_in_vain
         self._piece = memoryview(b"")
-        self._data = memoryview(b"")
 
-    def next_part(self) -> bytes | memoryview | None:
-        """The head of a frame, or what belongs behind the head before; None after the last frame.
+    def next_frame(self) -> tuple[bytes, memoryview] | None:
+        """What the next frame consists of; None after the last one.
 
         Raises:
             RemoteError: there are more bytes than were announced, or less.
-            VaultError: what reading raises; the frame before it is whole.
+            VaultError: what reading raises.
         """
-        if self._data:
-            part, self._data = self._data, memoryview(b"")
-            return part
         if self.sent_bytes == self._size_bytes or (self._is_in_vain is not None and self._is_in_vain()):
             return None
         if not self._piece:
             self._piece = memoryview(self._read())
             if not 0 < len(self._piece) <= self._size_bytes - self.sent_bytes:
                 raise RemoteError("an object changed its length while it was sent")
-        self._data, self._piece = self._piece[:DATA_BYTES], self._piece[DATA_BYTES:]
-        self.sent_bytes += len(self._data)
-        return data_head(len(self._data))
+        data, self._piece = self._piece[:DATA_BYTES], self._piece[DATA_BYTES:]
+        self.sent_bytes += len(data)
+        return data_head(len(data)), data

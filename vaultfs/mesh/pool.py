@@ -247,7 +247,7 @@ class Pool(Generic[_C]):
     def _error(self, claim: _Claim[_C], fail: Fail) -> VaultError:
         peer = self._describe(claim.peer)
         if fail.failure is not None:
-            again = f"; {peer} is tried again in {fail.retry_in_s:.0f} s" if fail.retry_in_s >= 1 else ""
+            again = f"; it is tried again in {fail.retry_in_s:.0f} s" if fail.retry_in_s >= 1 else ""
             return fail.failure.kind(f"{fail.failure.text}{again}")
         if fail.reason is Reason.TOO_LATE:
             return RemoteUnreachableError(

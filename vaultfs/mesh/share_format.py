@@ -78,7 +78,8 @@ class Coding:
     def __post_init__(self) -> None:
         if not 1 <= self.needed <= self.total <= MAX_SHARES:
             raise UsageError(
-                f"{self.needed}/{self.total} is no coding: it takes at least 1 of at most {MAX_SHARES} shares"
+                f"{self.needed}/{self.total} is no coding: of NEEDED/TOTAL, NEEDED is 1 to TOTAL, and TOTAL at most "
+                f"{MAX_SHARES}"
             )
 
     @classmethod

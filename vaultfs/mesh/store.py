@@ -291,13 +291,17 @@ class MeshStore:
         answers = await read_headers(client, self._reader, self._vault, self._peers)
         if answers.values:
             return max(answers.values.values()).data
-        # Who never answered, be it that somebody else is there or makes no sense, was given nothing by this machine, so
-        # it keeps nobody from saving a vault at first.
+        # Who never answered, be it that he refuses, or that somebody else is there or makes no sense, was given nothing
+        # by this machine, so he keeps nobody from saving a vault at first.
         failures = [
             error
             for peer, error in answers.failures.items()
-            if self._standing.of(peer).seen_ns or isinstance(error, ObjectMissingError | RemoteRefusedError)
+            if self._standing.of(peer).seen_ns or isinstance(error, ObjectMissingError)
         ]
+        if failures:
+            for error in answers.failures.values():
+                if isinstance(error, RemoteRefusedError):  # who wants to restore has to know
+                    log.warning("%s", error)
         raise worst_of(failures or list(answers.failures.values()), HEADER_KEY)
 
     async def _size(self, client: MeshClient, key: str, name: SegmentName | None) -> int | None:

@@ -21,7 +21,8 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -152,13 +153,15 @@ class TlsStream(trio.abc.Stream):
 
     async def send_some(
         self,
-        next_part: Callable[[], bytes | memoryview | None],
+        next_frame: Callable[[], Sequence[bytes | memoryview] | None],
         in_thread: Callable[[Callable[[], bool | None]], Awaitable[bool | None]],
     ) -> bool:
-        """Send at least one part, in a thread; as many as it can in `LOT_S` without waiting.  Cancelled as `send_all`.
+        """Send at least one frame, in a thread; as many as it can in `LOT_S` without waiting, and each of them whole.
+
+        Cancelled in the midst of a frame, nothing more can be sent.
 
         Args:
-            next_part: gives a part; None at the end.
+            next_frame: gives the parts of a frame; None at the end.
             in_thread: calls something in a thread and waits for it, cancelled or not.
 
         Returns:
@@ -166,12 +169,12 @@ class TlsStream(trio.abc.Stream):
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as `send_all`.
-            Exception: what ``next_part`` raises; the parts before that one were sent.
+            Exception: what ``next_frame`` raises; the frames before that one were sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         async with self._sending:
             self._require_sendable()
-            lot = _Lot(next_part)
+            lot = _Lot(next_frame)
             try:
                 while True:
                     with self.borrowed():
@@ -180,10 +183,10 @@ class TlsStream(trio.abc.Stream):
                         return has_more
                     await trio.lowlevel.wait_writable(self._socket.socket)
             finally:
-                self._is_send_broken = bool(lot.part or lot.sealed)
+                self._is_send_broken = lot.is_in_midst
 
     def _send_lot(self, lot: _Lot) -> bool | None:
-        """In a thread: send a lot.  Returns whether there may be more parts; None: a part waits for the other side."""
+        """In a thread: send a lot.  Returns whether there may be more frames; None: one waits for the other side."""
         descriptor = self._socket.socket.fileno()
         end_s = time.monotonic() + LOT_S
         while True:
@@ -199,21 +202,24 @@ class TlsStream(trio.abc.Stream):
                 except OSError as error:
                     raise trio.BrokenResourceError(str(error)) from error
                 continue
-            if not lot.part:
+            if not lot.parts:
                 if lot.has_sent and (lot.is_blocked or time.monotonic() > end_s):
                     return True
-                part = lot.next_part()
-                if part is None:
+                frame = lot.next_frame()
+                if frame is None:
                     return False
-                lot.part = memoryview(part)
+                lot.parts.extend(map(memoryview, frame))
                 lot.has_sent = True
+            part = lot.parts.popleft()
+            if len(part) > LOT_SEND_BYTES:
+                lot.parts.appendleft(part[LOT_SEND_BYTES:])
             with self._sealing:
                 try:
-                    self._tls.write(lot.part[:LOT_SEND_BYTES])
+                    self._tls.write(part[:LOT_SEND_BYTES])
                 except ssl.SSLError as error:
+                    lot.parts.appendleft(part)
                     raise trio.BrokenResourceError(_reason(error)) from error
                 lot.sealed = memoryview(self._outgoing.read())
-            lot.part = lot.part[LOT_SEND_BYTES:]
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
@@ -384,18 +390,23 @@ class _Lot:
     """What a thread sends.
 
     Attributes:
-        part: what is to be sealed of the part that is being sent.
-        sealed: what is to be sent of that.
-        has_sent: a part was begun.
+        parts: what is to be sealed of the frame that is being sent.
+        sealed: what is to be sent of what was sealed.
+        has_sent: a frame was begun.
         is_blocked: the other side did not take something in time, which was left to the loop.
     """
 
-    def __init__(self, next_part: Callable[[], bytes | memoryview | None]) -> None:
-        self.next_part: Final = next_part
-        self.part = memoryview(b"")
+    def __init__(self, next_frame: Callable[[], Sequence[bytes | memoryview] | None]) -> None:
+        self.next_frame: Final = next_frame
+        self.parts: Final[deque[memoryview]] = deque()
         self.sealed = memoryview(b"")
         self.has_sent = False
         self.is_blocked = False
+
+    @property
+    def is_in_midst(self) -> bool:
+        """Whether a part of a frame is still to be sent."""
+        return bool(self.parts or self.sealed)
 
 
 def _is_ready(descriptor: int, event: int) -> bool:

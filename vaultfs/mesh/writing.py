@@ -94,10 +94,12 @@ class Writer:
 
         Raises:
             NoSpaceError: nobody has room.
+            RemoteRefusedError: all that answer let this machine only read.
             VaultError: what the first failure was, if nobody holds it.
         """
         found = await self.survey(client)
         found.require_any()
+        _require_taker(found)
         assert self._placement is not None, "it is made with the survey"
         if self._page.coding is not None:
             count = await self._coded.store(client, self._page.coding, name, source, found.views, self._placement)
@@ -183,9 +185,8 @@ class Writer:
         data = await trio.to_thread.run_sync(read_all, key, source)
         digest = blake3(data).digest()
         revision = next_revision(view.header_revision for view in found.present) if key == HEADER_KEY else 0
+        _require_taker(found)
         takers = [view.known.id for view in found.present if view.takes]
-        if not takers:
-            raise RemoteRefusedError("no peer that answers lets this machine store anything; see 'vaultfs peer accept'")
 
         async def send(peer: PeerId, *, is_new: bool = False) -> None:
             await client.store(
@@ -233,6 +234,16 @@ class Writer:
             for name in names:
                 self._survey.views[peer].segments.pop(name, None)
                 self._survey.views[peer].shares.pop(name, None)
+
+
+def _require_taker(found: Survey) -> None:
+    """See that some peer may be sent something.
+
+    Raises:
+        RemoteRefusedError: none.
+    """
+    if not any(view.takes for view in found.present):
+        raise RemoteRefusedError("no peer that answers lets this machine store anything; see 'vaultfs peer accept'")
 
 
 def _require_all(found: Survey) -> None:

@@ -150,12 +150,17 @@ def _sealed_vault(home: Path, sizes: Sizes) -> Path:
     system = Vaultfs(home / "origin")
     try:
         system.create()
+        # With a remote from the first, room is not given back in the midst of segments, which peers could not check.
+        (home / "away").mkdir()
+        add = [Vaultfs.executable, "remote", "add", str(system.vault), "away", (home / "away").as_uri()]
+        run(add, env=system.environment)
         system.mount()
         generator = random.Random(SEED)
         for number in range(sizes.mesh_mib // FILE_MIB):
             (system.mount_point / f"file{number}").write_bytes(generator.randbytes(FILE_MIB * MIB))
         run([Vaultfs.executable, "snapshot", "create", str(system.mount_point)], env=system.environment)
         system.unmount()
+        run([Vaultfs.executable, "remote", "remove", str(system.vault), "away"], env=system.environment)
     except BaseException:
         system.destroy()
         raise

@@ -27,6 +27,7 @@ from mesh_replicas.peer_objects import (
 )
 from vaultfs.errors import NoSpaceError, RemoteRefusedError
 from vaultfs.ids import PeerId, VaultId
+from vaultfs.mesh import replica_intake
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_ledger import MOST_INTERRUPTED, MOST_VAULTS, UNBOUNDED
 from vaultfs.mesh.replica_record import MOST_WRITERS
@@ -70,6 +71,27 @@ def test_the_quota_of_a_caller(store: ReplicaStore, root: Path) -> None:
     assert not put(store, segment_key(data), data, quota_bytes=0)
     assert put(store, segment_key(b"x"), b"x", caller=BOB, quota_bytes=BLOCK)
     check(root, store, (VAULT, OTHER_VAULT))
+
+
+def test_what_is_small_may_exceed_quotas(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a peer that is full of segments could be told of no snapshot any more, and no prune could make room."""
+    monkeypatch.setattr(replica_intake, "SMALL_BEYOND_BYTES", 4 * BLOCK)
+    store = ReplicaStore.open(root, 8 * BLOCK)
+    try:
+        assert put(store, segment_key(data_of(1, 8 * BLOCK)), data_of(1, 8 * BLOCK), quota_bytes=8 * BLOCK)
+        with pytest.raises(NoSpaceError):
+            begin(store, segment_key(b"x"), b"x", quota_bytes=8 * BLOCK)
+        assert put(store, NOTE, b"note", quota_bytes=8 * BLOCK)
+        assert put(store, "vault.json", header(1), revision=1, quota_bytes=8 * BLOCK)
+        before = store.usage(ALICE)
+        large = data_of(2, 3 * BLOCK)
+        with pytest.raises(NoSpaceError):
+            begin(store, NOTE.replace("5", "6"), large, quota_bytes=8 * BLOCK)
+        assert store.usage(ALICE) == before
+        with pytest.raises(NoSpaceError):
+            begin(store, segment_key(b"x"), b"x", quota_bytes=100 * BLOCK)
+    finally:
+        store.close()
 
 
 def test_the_quota_of_the_peer(root: Path) -> None:

@@ -134,7 +134,9 @@ def _show(page: VaultPeers, report: AuditReport) -> None:
             printable(addresses[each.peer]),
             f"{counted(each.claimed_segments, 'segment')}, {format_size(each.claimed_bytes)}",
             str(each.proven),
-            each.verdict.value,
+            "no whole segments"
+            if page.coding is not None and not each.claimed_segments and not each.error
+            else each.verdict.value,
         )
         for each in report.peers.values()
     ]

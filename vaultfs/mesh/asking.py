@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
@@ -24,6 +24,9 @@ from vaultfs.ids import PeerId
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_MORE: Final = " more failed"
+"""How a text ends that speaks for several already."""
 
 
 class NotAllPeersError(RemoteError):
@@ -110,8 +113,9 @@ async def ask_all(peers: Iterable[PeerId], ask: Callable[[PeerId], Awaitable[_T]
 
 def first_of(errors: Sequence[VaultError]) -> VaultError:
     """One error for several: the first, with how many others failed."""
-    more = f"; {len(errors) - 1} more failed" if len(errors) > 1 else ""
-    return type(errors[0])(f"{errors[0]}{more}")
+    text = str(errors[0])
+    more = f"; {len(errors) - 1} more failed" if len(errors) > 1 and not text.endswith(_MORE) else ""
+    return type(errors[0])(f"{text}{more}")
 
 
 def worst_of(failures: Sequence[VaultError], what: str) -> VaultError:

@@ -31,6 +31,10 @@ from vaultfs.mesh.witness import Head
 from vaultfs.sync.public_header import LARGEST_HEADER_BYTES, PublicHeader
 from vaultfs.sync.remote_layout import HEADER_KEY
 
+SMALL_BEYOND_BYTES: Final = 32 << 20
+"""Manifests, notes and headers may exceed quotas by so much: the newest manifest must get to a peer that is full of
+segments, or nobody could restore the snapshot from it, nor prune it to make room."""
+
 
 @dataclass(frozen=True)
 class _Announced:
@@ -82,7 +86,10 @@ class ReplicaIntake:
                 is_there, damaged = self._is_there(vault, wanted, digest, if_absent)
             if is_there:
                 return None
-            coming, descriptor = self._ledger.reserve(caller, vault, digest, size_bytes, quota_bytes, self._clock_ns())
+            beyond_bytes = 0 if wanted.kind in {Kind.SEGMENT, Kind.SHARE} else SMALL_BEYOND_BYTES
+            coming, descriptor = self._ledger.reserve(
+                caller, vault, digest, size_bytes, quota_bytes, self._clock_ns(), beyond_bytes=beyond_bytes
+            )
             upload = Upload(
                 coming=coming,
                 wanted=wanted,

@@ -139,7 +139,15 @@ class Ledger:
             return held
 
     def reserve(
-        self, caller: PeerId, vault: VaultId, digest: bytes, size_bytes: int, quota_bytes: int | None, now_ns: int
+        self,
+        caller: PeerId,
+        vault: VaultId,
+        digest: bytes,
+        size_bytes: int,
+        quota_bytes: int | None,
+        now_ns: int,
+        *,
+        beyond_bytes: int = 0,
     ) -> tuple[Coming, int]:
         """Make room for an object, and open the file that takes its bytes.
 
@@ -150,6 +158,7 @@ class Ledger:
             size_bytes: its length.
             quota_bytes: of the caller; None: there is none.
             now_ns: since 1970, by this machine's clock.
+            beyond_bytes: quotas may be exceeded by so much for this object.
 
         Returns:
             What it counts as, and the file, which the caller closes before it calls `settle`.
@@ -166,7 +175,7 @@ class Ledger:
                 name, before = single_name(digest, caller), None
             counted_bytes = charged_bytes(size_bytes)
             more_bytes = counted_bytes - (before.counted_bytes if before is not None else 0)
-            self._make_room(caller, more_bytes, max(0, more_bytes), quota_bytes, before)
+            self._make_room(caller, more_bytes, max(0, more_bytes), quota_bytes, before, beyond_bytes)
             self._require_few_vaults(caller, vault)
             held = self.held(vault, now_ns)
             held.make(self.durable)
@@ -274,19 +283,27 @@ class Ledger:
             raise NoSpaceError(f"the caller has begun to store {MOST_BEGUN_BY_ONE} vaults here, as many as one may")
 
     def _make_room(
-        self, caller: PeerId, more_bytes: int, awaited_bytes: int, quota_bytes: int | None, resumed: Coming | None
+        self,
+        caller: PeerId,
+        more_bytes: int,
+        awaited_bytes: int,
+        quota_bytes: int | None,
+        resumed: Coming | None,
+        beyond_bytes: int = 0,
     ) -> None:
-        while (lack := self._lack(caller, more_bytes, awaited_bytes, quota_bytes)) is not None:
+        while (lack := self._lack(caller, more_bytes, awaited_bytes, quota_bytes, beyond_bytes)) is not None:
             others = [coming for coming in self._coming.interrupted(lack.caller) if coming is not resumed]
             if sum(coming.counted_bytes for coming in others) < lack.missing_bytes:
                 raise NoSpaceError(f"{lack.reason}: {lack.missing_bytes} bytes too few")
             self._discard(others[0])
 
-    def _lack(self, caller: PeerId, more_bytes: int, awaited_bytes: int, quota_bytes: int | None) -> _Lack | None:
-        own_bytes = self.used_bytes(caller) + more_bytes
+    def _lack(
+        self, caller: PeerId, more_bytes: int, awaited_bytes: int, quota_bytes: int | None, beyond_bytes: int
+    ) -> _Lack | None:
+        own_bytes = self.used_bytes(caller) + more_bytes - beyond_bytes
         if quota_bytes is not None and own_bytes > quota_bytes:
             return _Lack("the quota of the caller is used up", own_bytes - quota_bytes, caller)
-        all_bytes = self.used_bytes() + more_bytes
+        all_bytes = self.used_bytes() + more_bytes - beyond_bytes
         if all_bytes > self._quota_bytes:
             return _Lack("the quota of this peer is used up", all_bytes - self._quota_bytes, None)
         if (left_bytes := self._disk_bytes() - awaited_bytes) < 0:

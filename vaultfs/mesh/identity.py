@@ -87,7 +87,7 @@ def parse_peer_id(text: str) -> PeerId:
     peer_id = PeerId(data[:PEER_ID_BYTES])
     if len(data) != PEER_ID_BYTES + _CHECKSUM_BYTES:
         raise UsageError(
-            "that is not the id of a peer: all 62 characters are needed, as 'vaultfs peer id' prints them on its machine"
+            "that is not the id of a peer, which has 62 characters; 'vaultfs peer id' prints it on its machine"
         )
     if data[PEER_ID_BYTES:] != _checksum(peer_id):
         raise UsageError("the id of the peer was mistyped: its checksum is wrong; compare it with 'vaultfs peer id'")

@@ -34,13 +34,26 @@ def test_one_module_alone_imports_ciphers() -> None:
     assert importers == {"crypto/aead.py"}
 
 
-def test_only_the_crypto_package_imports_cryptography() -> None:
+def test_only_the_crypto_package_and_identities_of_peers_import_cryptography() -> None:
     importers = {
-        path.relative_to(PACKAGE).parts[0]
+        path.relative_to(PACKAGE)
         for path in PACKAGE.rglob("*.py")
         if any(name.split(".")[0] == "cryptography" for name in imported_names(path))
     }
-    assert importers == {"crypto"}
+    assert {path.parts[0] for path in importers} == {"crypto", "mesh"}
+    assert [str(path) for path in importers if path.parts[0] != "crypto"] == ["mesh/identity.py"]
+
+
+def test_identities_of_peers_sign_and_encrypt_nothing() -> None:
+    names = {name for name in imported_names(PACKAGE / "mesh" / "identity.py") if name.startswith("cryptography")}
+    assert names
+    allowed = (
+        "cryptography.x509",
+        "cryptography.exceptions.",
+        "cryptography.hazmat.primitives.asymmetric.ed25519.",
+        "cryptography.hazmat.primitives.serialization.",
+    )
+    assert [name for name in names if not name.startswith(allowed)] == []
 
 
 def public_callables() -> Iterator[tuple[str, Callable[..., object]]]:

@@ -25,6 +25,7 @@ def logger() -> Iterator[logging.Logger]:
     found = logging.getLogger("vaultfs")
     before = (found.handlers[:], found.level, found.propagate)
     found.handlers.clear()
+    found.propagate = True  # else pytest puts handlers of its own there
     yield found
     found.handlers[:], found.propagate = before[0], before[2]
     found.setLevel(before[1])

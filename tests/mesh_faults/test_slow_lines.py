@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -56,7 +57,8 @@ def test_much_of_it_is_borne(make_household: MakeHousehold, network: Network, lo
 
 def test_a_slow_line_is_slow_and_nothing_else(make_household: MakeHousehold, network: Network) -> None:
     """Bytes that wait in a router for a second are no sign of death."""
-    home = make_household(2, network=network)
+    home = make_household(2, network=network, is_patient=True)
+    home.laptop.settings = {}
     network.line("laptop", "peer1").bytes_per_s = 300_000
     home.sync().require(0)
     home.require_copies()
@@ -67,7 +69,11 @@ def test_a_slow_line_is_slow_and_nothing_else(make_household: MakeHousehold, net
 
 
 def used_again(
-    home: Household, network: Network, while_idle: Callable[[], None], while_pinged: Callable[[], None]
+    home: Household,
+    network: Network,
+    while_idle: Callable[[], None],
+    while_pinged: Callable[[], None],
+    limits: PoolLimits = LIMITS,
 ) -> PoolCounters:
     """Use a connection, let something happen, use it again; and what the pool counts at the end."""
     peer = home.peers[0]
@@ -85,7 +91,7 @@ def used_again(
 
     async def main() -> PoolCounters:
         with trio.fail_after(DEADLINE_S):
-            async with open_client(home.laptop.identity, [Contact(peer.id, peer.listens_at)], LIMITS) as client:
+            async with open_client(home.laptop.identity, [Contact(peer.id, peer.listens_at)], limits) as client:
                 await ping_again(client)
             assert client.pool.audit() == []
             return client.pool.snapshot().counters
@@ -118,10 +124,11 @@ def test_a_peer_that_lost_its_power_is_found_out_and_used_again(
         home.peers[0].kill()
 
     def come_back() -> None:
+        home.peers[0].serve()  # first, or the laptop may be told that nobody listens there
         network.cut("peer0", is_cut=False)
-        home.peers[0].serve()
 
-    counters = used_again(home, network, lose_power, come_back)
+    patient = replace(LIMITS, connect_timeout_s=10.0)  # a lost SYN is sent again after 1 s and 3 s
+    counters = used_again(home, network, lose_power, come_back, patient)
     assert (counters.pings, counters.ping_failures, counters.opened) == (1, 1, 2)
     home.require_no_connections()
 

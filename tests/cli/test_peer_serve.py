@@ -444,3 +444,21 @@ def test_the_code_is_asked_for_on_the_terminal(nas: tuple[Machine, Daemon], lapt
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
     assert b"It knows this machine, and has room for" in said
+
+
+def test_large_blocks_of_memory_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each thread that has checked a manifest keeps room for one."""
+    from vaultfs.cli.peer_daemon import LARGEST_KEPT_BLOCK_BYTES, give_back_large_blocks
+
+    called: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, what: int, value: int) -> int:
+            called.append((what, value))
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: Library())
+    give_back_large_blocks()
+    assert called == [(-3, LARGEST_KEPT_BLOCK_BYTES)]
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
+    give_back_large_blocks()  # another C library

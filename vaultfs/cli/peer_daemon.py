@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -30,6 +31,9 @@ from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import close_listeners, open_listeners, serve, stop_at_signals
 
 log = logging.getLogger(__name__)
+
+LARGEST_KEPT_BLOCK_BYTES: Final = 4 << 20
+_M_MMAP_THRESHOLD: Final = -3  # <malloc.h>, mallopt(3)
 
 CONFIRMATION_S: Final = 5.0
 """How often it is looked whether a person has confirmed a device: one stat."""
@@ -64,6 +68,7 @@ def run_daemon(
         VaultError: the store cannot be opened.
     """
     show_warnings(logging.INFO)
+    give_back_large_blocks()
     make_private_directory(grants_path().parent)
     if root == default_store():  # another one may be on a disk that is not mounted now, and is not made then
         make_private_directory(root.parent)
@@ -75,6 +80,17 @@ def run_daemon(
         if daemon.failure is not None:
             raise daemon.failure
     return ExitCode.OK
+
+
+def give_back_large_blocks() -> None:
+    """Have the C library return blocks of megabytes to the kernel as soon as they are freed.
+
+    By default it keeps blocks of up to 32 MiB once it has freed one, in each thread's part of the heap: four manifests
+    of 16 MiB, checked one after another in four threads, then took 115 MiB instead of 80.  Another C library goes its
+    own way.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK_BYTES)
 
 
 class _Daemon:

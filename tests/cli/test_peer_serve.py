@@ -462,3 +462,22 @@ def test_large_blocks_of_memory_are_given_back(monkeypatch: pytest.MonkeyPatch) 
     assert called == [(-3, LARGEST_KEPT_BLOCK_BYTES)]
     monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
     give_back_large_blocks()  # another C library
+
+
+def test_the_daemon_gives_them_back_from_its_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vaultfs.cli import peer_daemon
+    from vaultfs.errors import VaultLockedError
+    from vaultfs.mesh.identity import Identity
+
+    calls: list[str] = []
+
+    def refuse(*_: object) -> None:
+        calls.append("open")
+        raise VaultLockedError("taken")
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(peer_daemon, "give_back_large_blocks", lambda: calls.append("give back"))
+    monkeypatch.setattr(peer_daemon.ReplicaStore, "open", refuse)
+    with pytest.raises(VaultLockedError):
+        peer_daemon.run_daemon(Identity.new(), tmp_path / "store", None, [], announce=False, json=False)
+    assert calls == ["give back", "open"]

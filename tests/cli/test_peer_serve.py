@@ -477,7 +477,7 @@ def test_the_daemon_gives_them_back_from_its_start(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(peer_daemon, "give_back_large_blocks", lambda: calls.append("give back"))
-    monkeypatch.setattr(peer_daemon.ReplicaStore, "open", refuse)
+    monkeypatch.setattr("vaultfs.cli.peer_daemon.ReplicaStore.open", refuse)
     with pytest.raises(VaultLockedError):
         peer_daemon.run_daemon(Identity.new(), tmp_path / "store", None, [], announce=False, json=False)
     assert calls == ["give back", "open"]

@@ -16,7 +16,8 @@ import pytest
 import trio
 
 from vaultfs.errors import MountError, UsageError
-from vaultfs.fuse.handshake import Negotiated
+from vaultfs.fuse import polling, session
+from vaultfs.fuse.handshake import Negotiated, Relay
 from vaultfs.fuse.session import READ_AHEAD_KIB, MountRequest, Tricks, serve
 
 from .conftest import NOBODY, Host, mounted, mounts_on
@@ -64,6 +65,45 @@ async def test_folder_works_with_any_tricks(mountpoint: Path, tricks: Tricks) ->
         assert len(heard) == 1
     assert mounts_on(mountpoint) == []
     assert os.listdir(mountpoint) == []
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "tricks", [Tricks(), Tricks(polling=False), Tricks(hand_mount=False)], ids=["all", "no polling", "pyfuse3 mounts"]
+)
+async def test_a_request_that_is_taken_back_holds_nobody_up(
+    mountpoint: Path, tricks: Tricks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program is killed after the device has become readable, and before the daemon reads."""
+    victims: list[subprocess.Popen[bytes]] = []
+    kills, killed = trio.open_memory_channel[None](10)
+
+    class Late(polling.PyfuseTrio):
+        def __init__(self, waiter: polling.PollingWaiter | None, relay: Relay | None) -> None:
+            super().__init__(waiter, relay)
+            self._really_wait = self._wait
+            self._wait = self._wait_and_kill
+
+        async def _wait_and_kill(self, descriptor: int) -> None:
+            await self._really_wait(descriptor)
+            if victims:
+                victim = victims.pop()
+                victim.kill()
+                assert victim.wait() == -signal.SIGKILL
+                kills.send_nowait(None)
+
+    monkeypatch.setattr(session, "PyfuseTrio", Late)
+    operations = MemoryOperations()
+    async with mounted(operations, mountpoint, tricks=tricks):
+        for number in range(3):
+            before = operations.counts["lookup"]
+            victims.append(subprocess.Popen(["stat", mountpoint / f"asked for {number}"]))  # noqa: ASYNC220  # as fork(2)
+            await killed.receive()
+            await trio.sleep(0.05)
+            assert operations.counts["lookup"] == before
+        await in_thread((mountpoint / "file").write_bytes, b"text")
+        assert await in_thread(os.listdir, mountpoint) == ["file"]
+    assert mounts_on(mountpoint) == []
 
 
 async def test_security_capability_is_asked_once_with_killpriv_v2(mountpoint: Path) -> None:

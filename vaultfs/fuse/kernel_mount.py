@@ -304,6 +304,11 @@ def sync_filesystem(mountpoint: Path) -> None:
     """
     descriptor = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _libc_call("syncfs", descriptor)
+        try:
+            _libc_call("syncfs", descriptor)
+        except InterruptedError:
+            # Nobody interrupts this.  A program was killed while the kernel told us the ctime of what it had renamed
+            # or removed, which we know; fs/fuse/dir.c, fuse_flush_time_update, keeps that as an error of the mapping.
+            _libc_call("syncfs", descriptor)
     finally:
         os.close(descriptor)

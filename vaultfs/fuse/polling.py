@@ -2,12 +2,13 @@
 
 A program that works on small files sends its next request microseconds after it got the last answer.  To sleep in
 between costs both sides a wake-up, several times the work itself.  pyfuse3 looks the name ``trio`` up in its own module
-(its asyncio backend relies on that), so `installed` puts an object there that differs from trio in two things:
+(its asyncio backend relies on that), so `installed` puts an object there that differs from trio in three things:
 
 - ``lowlevel.wait_readable`` looks at the descriptor, for a bounded time that follows what paid off lately, before it
   delegates to trio.  It does not poll while another worker is in the middle of a request, because that one needs the
   loop (or the interpreter) to go on, and a daemon without requests never polls at all.
 - ``Lock`` lets the worker that comes back take it again at once, without a pass of the scheduler.
+- ``open_nursery`` keeps a worker that found no request, although the descriptor was readable (`_Workers`).
 
 Under an endless stream of requests the loop still gets its turn every millisecond, so timers and other tasks run.
 """
@@ -15,9 +16,11 @@ Under an endless stream of requests the loop still gets its turn every milliseco
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import select
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +28,8 @@ import pyfuse3
 import trio
 
 from vaultfs.fuse.handshake import Relay
+
+log = logging.getLogger(__name__)
 
 TURN_NS: Final = 1_000_000
 """Longest time in nanoseconds for which requests are served without a pass of the event loop."""
@@ -181,6 +186,43 @@ class PollingWaiter:
             self._budget_ns = self._budget_ns // 2 if self._budget_ns > SHORTEST_POLL_NS else 0
 
 
+class _Workers:
+    """The nursery of pyfuse3's workers, in which one goes on that was called for nothing.
+
+    The kernel takes a request back if its program is killed before the daemon has read it.  A descriptor that was
+    readable then holds up whoever reads it, and with him the event loop, until somebody else wants something: commits
+    stop, and ``umount`` waits for ever.  So the descriptor is made non-blocking, as poll(2) and select(2) advise
+    (BUGS).  pyfuse3 3.5 ends a worker, and with it all, at the EAGAIN that comes instead; here it begins again.  What
+    is lost is the worker's buffer, 1 MiB of addresses of which few pages were ever touched.
+
+    Args:
+        nursery: where they run.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(self, worker: Callable[..., Awaitable[None]], *args: object, name: str) -> None:
+        """Start a worker, and again whenever a request was taken back."""
+
+        async def work() -> None:
+            while True:
+                try:
+                    return await worker(*args)
+                except BlockingIOError as error:
+                    if "fuse_session_receive_buf" not in str(error):  # a handler's, which is a fault
+                        raise
+                    log.debug("%s: a request was taken back before it was read", name)
+
+        self._nursery.start_soon(work, name=name)
+
+
+@contextlib.asynccontextmanager
+async def _open_workers() -> AsyncIterator[_Workers]:
+    async with trio.open_nursery() as nursery:
+        yield _Workers(nursery)
+
+
 class _Lowlevel:
     """What pyfuse3 uses of ``trio.lowlevel``."""
 
@@ -201,18 +243,20 @@ class PyfuseTrio:
     """
 
     ClosedResourceError = trio.ClosedResourceError
-    open_nursery = staticmethod(trio.open_nursery)
+    open_nursery = staticmethod(_open_workers)
     from_thread = trio.from_thread
 
     def __init__(self, waiter: PollingWaiter | None, relay: Relay | None) -> None:
         self.Lock: Callable[[], object] = trio.Lock if waiter is None else waiter.new_lock
         self._wait: Callable[[int], Awaitable[None]] = waiter or trio.lowlevel.wait_readable
         self._relay = relay
-        self.lowlevel = _Lowlevel(self._wait if relay is None else self._shake_hands)
+        self.lowlevel = _Lowlevel(self._shake_hands)
 
     def _shake_hands(self, descriptor: int) -> Awaitable[None]:
+        """The first waits: the handshake; then the descriptor is the kernel's, and need not be looked after again."""
         if self._relay is not None and not self._relay.is_done():
             return _DONE
+        os.set_blocking(descriptor, False)
         self.lowlevel.wait_readable = self._wait
         return self._wait(descriptor)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import signal
 import time
@@ -16,8 +18,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from backup_faults.real_processes import Forker
 
 MARK_VARIABLE = "VAULTFS_TEST_RUN"
 """Every process that descends from this run has it in its environment, daemons included."""
@@ -27,9 +33,11 @@ MNT_DETACH = 2
 END_PATIENCE_S = 5.0
 """A process that has closed everything may still be there for a moment, until its parent has waited for it."""
 
+BLOCK_DEVICES = Path("/sys/block")
 SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 1 << 30
 
+_scratch_numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A run in the background of a script ignores SIGINT, and so would every process that a test interrupts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ[MARK_VARIABLE] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    os.environ[MARK_VARIABLE] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"  # short: it is part of paths of sockets
     config.addinivalue_line("markers", "ceph: over a Ceph cluster on this machine; run with --ceph")
 
 
@@ -75,13 +83,26 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    """Starts real commands quickly, for tests in which it is not the point how Python begins."""
+    from backup_faults.real_processes import forking
+
+    with forking(tmp_path_factory.mktemp("said")) as started:
+        yield started
+
+
 @pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, where there is one: for tests that make thousands of small disks, or sync all the time."""
+def scratch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory in memory, where there is one: for tests that make thousands of small disks, or sync all the time.
+
+    Packages whose tests do have it for their ``tmp_path``.
+    """
+    name = re.sub(r"\W", "_", request.node.name)[:20]  # short, as there will be sockets below it
     if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < NEEDED_BYTES:
-        yield tmp_path
+        yield tmp_path_factory.mktemp(name)
         return
-    where = _shared_scratch() / tmp_path.name
+    where = _shared_scratch() / f"{name}{next(_scratch_numbers)}"
     where.mkdir(parents=True)
     yield where
     shutil.rmtree(where, ignore_errors=True)  # what is still mounted there is found and removed after this
@@ -112,11 +133,12 @@ def _mounts() -> frozenset[str]:
 
 def _loops() -> frozenset[tuple[str, str]]:
     found = set()
-    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            found.add((file.parts[3], file.read_text(encoding="utf-8", errors="replace").strip()))
-        except OSError:  # it was detached meanwhile
-            continue
+    for name in os.listdir(BLOCK_DEVICES) if BLOCK_DEVICES.is_dir() else ():
+        if name.startswith("loop"):
+            try:
+                found.add((name, Path(BLOCK_DEVICES, name, "loop/backing_file").read_text(errors="replace").strip()))
+            except OSError:  # it has no file, or was detached meanwhile
+                continue
     return frozenset(found)
 
 
@@ -125,27 +147,49 @@ def _is_ours(text: str, base: Path) -> bool:
     return text.startswith(f"{base}/") or os.environ[MARK_VARIABLE] in text
 
 
-def _resources(base: Path) -> Resources:
-    mark = f"{MARK_VARIABLE}={os.environ[MARK_VARIABLE]}".encode()
-    processes = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or int(entry) == os.getpid():
-            continue
+class Processes:
+    """Finds the processes that descend from this run.
+
+    There may be thousands of others, and this is asked twice for each test: whoever was a stranger before a test, and
+    is still there, is not asked again.
+    """
+
+    def __init__(self) -> None:
+        self._mark = f"{MARK_VARIABLE}={os.environ[MARK_VARIABLE]}".encode()
+        self._strangers: frozenset[int] = frozenset({os.getpid()})
+
+    def find(self, *, is_before_a_test: bool) -> frozenset[int]:
+        """Those of this run that are there now."""
+        present = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}
+        ours = frozenset(pid for pid in present - self._strangers if self._is_marked(pid))
+        if is_before_a_test:  # after one, a child may have no environment of its own yet
+            self._strangers = frozenset(present - ours)
+        return ours
+
+    def _is_marked(self, pid: int) -> bool:
         try:
-            environment = Path("/proc", entry, "environ").read_bytes()  # that of a zombie is empty
+            environment = Path("/proc", str(pid), "environ").read_bytes()  # that of a zombie is empty
         except OSError:  # it ended, or belongs to another user
-            continue
-        if mark in environment.split(b"\0"):
-            processes.add(int(entry))
+            return False
+        return self._mark in environment.split(b"\0")
+
+
+@pytest.fixture(scope="session")
+def processes() -> Processes:
+    """Those of this run, and what is known of others."""
+    return Processes()
+
+
+def _resources(base: Path, processes: frozenset[int]) -> Resources:
     return Resources(
         frozenset(where for where in _mounts() if _is_ours(where, base)),
         frozenset(loop for loop in _loops() if _is_ours(loop[1], base)),
-        frozenset(processes),
+        processes,
     )
 
 
-def _left(before: Resources, base: Path) -> Resources:
-    now = _resources(base)
+def _left(before: Resources, base: Path, processes: Processes) -> Resources:
+    now = _resources(base, processes.find(is_before_a_test=False))
     return Resources(now.mounts - before.mounts, now.loops - before.loops, now.processes - before.processes)
 
 
@@ -175,16 +219,16 @@ def _command_line(pid: int) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Iterator[None]:
     """Fail a test that leaves a mount, a loop device or a process behind, and remove them."""
     base = tmp_path_factory.getbasetemp()
-    before = _resources(base)
+    before = _resources(base, processes.find(is_before_a_test=True))
     yield
-    left = _left(before, base)
+    left = _left(before, base, processes)
     deadline = time.monotonic() + END_PATIENCE_S
     while left != Resources(frozenset(), frozenset(), frozenset()) and time.monotonic() < deadline:
         time.sleep(0.02)
-        left = _left(before, base)
+        left = _left(before, base, processes)
     problems = [f"mount {where}" for where in sorted(left.mounts)]
     problems += [f"{name} on {file}" for name, file in sorted(left.loops)]
     problems += [f"process {pid}: {_command_line(pid)}" for pid in sorted(left.processes)]

@@ -126,6 +126,10 @@ class RemoteUnreachableError(RemoteError):
     exit_code = ExitCode.REMOTE_UNREACHABLE
 
 
+class NobodyAnswersError(RemoteUnreachableError):
+    """Of the machines that are one remote none could be reached, from the first on: trying again at once is vain."""
+
+
 class ObjectMissingError(RemoteError):
     """A remote has no object with this key."""
 

@@ -21,6 +21,7 @@ from vaultfs.ids import SegmentName, SnapshotSeq, VaultId
 from vaultfs.mesh.addresses import Address, parse_address
 from vaultfs.mesh.frames import DATA_BYTES, MAX_PAYLOAD_BYTES
 from vaultfs.mesh.identity import Identity, format_peer_id
+from vaultfs.mesh.message_codec import data_frame, decode_from_peer
 from vaultfs.mesh.message_stream import MessageStream
 from vaultfs.mesh.messages import (
     MAGIC,
@@ -38,8 +39,6 @@ from vaultfs.mesh.messages import (
     Range,
     Stored,
     Welcome,
-    data_frame,
-    decode_from_peer,
 )
 from vaultfs.mesh.tls import client_context, handshake
 from vaultfs.storage.manifest_format import Manifest

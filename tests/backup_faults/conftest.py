@@ -32,7 +32,6 @@ from vaultfs.remotes.s3 import S3Options
 from vaultfs.remotes.s3 import _make_client as make_client
 from vaultfs.storage.manifest_format import Manifest, manifest_hash
 
-from .real_processes import Forker, forking
 from .s3_double import S3Double, running
 
 __all__ = [
@@ -50,6 +49,12 @@ __all__ = [
 CONTENTS = {f"/{name}": os.urandom(size) for name, size in (("large", 300_000), ("other", 200_000), ("small", 10))}
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="package")
 def server() -> Iterator[S3Double]:
     with running() as double:
@@ -63,12 +68,6 @@ def double(server: S3Double) -> Iterator[S3Double]:
     server.watch = lambda _asked: require_complete_heads(server.stored())
     yield server
     server.release()
-
-
-@pytest.fixture(scope="package")
-def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
-    with forking(tmp_path_factory.mktemp("said")) as started:
-        yield started
 
 
 @functools.cache

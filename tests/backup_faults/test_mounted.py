@@ -68,7 +68,7 @@ def started(*words: str | Path) -> subprocess.Popen[bytes]:
 
 def ended(running: subprocess.Popen[bytes]) -> Ended:
     out, err = running.communicate(timeout=PATIENCE_S)
-    return Ended(running.returncode, out.decode(), err.decode())
+    return Ended(running.returncode, out, err)
 
 
 def require_new_is_saved(vault: Path, double: S3Double, run: Run, tmp_path: Path) -> None:

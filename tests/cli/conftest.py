@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -21,6 +22,9 @@ from vaultfs.cli import systemd
 from vaultfs.cli.main import main
 from vaultfs.cli.verbs import VERBS
 from vaultfs.ids import InodeId
+
+if TYPE_CHECKING:
+    from backup_faults.real_processes import Forker
 
 REPOSITORY = Path(__file__).parents[2]
 PASSWORD = "correct horse battery staple"
@@ -42,6 +46,12 @@ class Said:
         assert len(lines) == 1, f"not one line: {self.err!r}"
         assert lines[0].startswith("vaultfs: ")
         return lines[0]
+
+
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +130,23 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "vaultfs.cli", *map(str, words)]
 
 
+_quick: Final[list[Forker]] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes(forker: Forker, template: Path) -> Iterator[None]:
+    """Real processes are forked from one that has imported everything and knows the key of the template."""
+    forker.stretch(template, PASSWORD)
+    _quick.append(forker)
+    yield
+    _quick.clear()
+
+
 def process(*words: str | Path, **options: object) -> Said:
-    """Run a real process, without a terminal."""
+    """Run a real process, without a terminal; with options, a Python of its own begins it."""
+    if _quick and not options:
+        ended = _quick[0].run(*words)
+        return Said(ended.code, ended.printed, ended.complained.decode(errors="surrogateescape"))
     settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **options}
     done = subprocess.run(command(*words), capture_output=True, check=False, timeout=120, **settings)  # type: ignore[call-overload]
     return Said(done.returncode, done.stdout, done.stderr.decode(errors="surrogateescape"))

@@ -147,9 +147,9 @@ def test_replicate_as_shares(home: Household, scratch: Path, run: Run) -> None:
     said_status = home.mesh("status")
     assert said_status.code == ExitCode.PARTIAL
     assert "with fewer than 3 shares" in said_status.err
-    assert b", by shares:" in said_status.out
+    assert b", by shares, any 2 of which are enough:" in said_status.out
     audited = home.mesh("audit").out
-    assert (audited.count(b"no whole segments"), b"holds nothing" in audited) == (3, False)
+    assert (audited.count(b"proven\n"), audited.count(b"holds nothing")) == (2, 1)
     listed = run("peer", "list", home.vault, bare=True).out
     assert b": there are to be 3 shares, of which 2 are enough, of each segment" in listed
     code, done = home.mesh_json("repair")
@@ -163,21 +163,58 @@ def test_replicate_as_shares(home: Household, scratch: Path, run: Run) -> None:
     assert home.mesh("replicate", "--coding", "3/2").code == ExitCode.USAGE
 
 
-def test_where_nobody_said_that_there_are_shares_nothing_is_said_to_be_lost(
-    home: Household,
-) -> None:
-    """As on a new machine that knows the vault's id and its peers."""
-    assert home.mesh("replicate", "--coding", "2/3").code == 0
+def as_on_a_new_machine() -> None:
+    """Forget what was said here: whether there are to be copies or shares."""
     book = book_path()
-    assert '"2/3"' in book.read_text()
-    book.write_text(book.read_text().replace('"2/3"', "null"))
-    said = home.mesh("status", vault=home.vault_id)
+    stored = json.loads(book.read_text())
+    for page in stored["vaults"]:
+        page.pop("is_told", None)
+        page |= {"replicas": 2, "coding": None}
+    book.write_text(json.dumps(stored))
+
+
+def test_a_new_machine_learns_that_there_are_shares(home: Household, scratch: Path, run: Run) -> None:
+    assert home.mesh("replicate", "--coding", "2/3").code == 0
+    as_on_a_new_machine()
+    for known in (home.vault_id, home.vault):
+        said = home.mesh("status", vault=known)
+        assert said.code == 0, said.err
+        assert b", by shares, any 2 of which are enough:" in said.out
+    said_clone = run("clone", f"mesh://{home.vault_id}", scratch / "clone", "--fill", "--quiet")
+    assert said_clone.code == 0, said_clone.err
+    home.vault = scratch / "clone"
+    assert read_file(home.vault, "/file") == DATA
+    write_file(home.vault, "/more", DATA[::-1])
+    make_snapshot(home.vault)
+    said_sync = run("sync", home.vault, "--quiet", bare=True)
+    assert said_sync.code == 0, said_sync.err
+    code, state = home.mesh_json("status")
+    assert (code, state["coding"], state["is_told"], state["kept_otherwise"]) == (0, "2/3", False, {})
+    assert state["newest"]["seq"] == 2
+    assert home.mesh_json("replicate")[1]["mesh"]["copied_segments"] == 0
+    assert not any(list(peer.root.rglob("segments/??/*")) for peer in home.peers), "a whole copy"
+
+
+def test_what_is_kept_otherwise_is_told(held: Household, run: Run) -> None:
+    assert held.mesh("replicate", "--coding", "2/3").code == 0
+    write_file(held.vault, "/more", DATA[::-1])
+    make_snapshot(held.vault)
+    assert run("sync", held.vault, "--quiet", bare=True).code == 0
+    as_on_a_new_machine()
+    path = min(each.name for peer in held.peers for each in peer.root.rglob("segments/??/*"))
+    for peer in held.peers:
+        for share in peer.root.rglob(f"shares/{path}/*"):
+            share.unlink()
+    said = held.mesh("status")
     assert said.code == ExitCode.PARTIAL
-    assert "lost" not in said.err
-    assert "segments of these can be read from shares, which are no copies" in said.err
-    home.peers[0].stop()
-    home.peers[1].stop()
-    assert "shares" not in home.mesh("status", vault=home.vault_id).err, "one share of two is nothing"
+    assert (
+        "peers have 1 segment only as whole copies; there are to be 2/3 shares, as they have most; 'vaultfs mesh "
+        "replicate' with --coding or --replicas changes that"
+    ) in said.err
+    assert held.mesh("replicate", "--coding", "2/3", "--quiet").code == 0
+    assert "whole copies" not in held.mesh("status").err
+    code, said_json = held.mesh_json("replicate", "--replicas", "2", "--quiet")
+    assert (code, said_json["mesh"]["coding"], said_json["mesh"]["is_told"]) == (0, None, True)
 
 
 def test_status_of_a_peer_that_refuses(held: Household) -> None:

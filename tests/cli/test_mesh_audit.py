@@ -15,7 +15,7 @@ from vaultfs.ids import SegmentName
 from vaultfs.mesh import message_stream
 from vaultfs.mesh.grants import Grant
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
-from vaultfs.mesh.messages import encode
+from vaultfs.mesh.message_codec import encode
 from vaultfs.mesh.places import book_path, vault_state_path
 from vaultfs.mesh.standing import StandingFile
 from vaultfs.sync.remote_layout import parse_segment, segment_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,7 +238,7 @@ def test_mount_by_an_ordinary_user(passfile: Path, reachable: Path) -> None:
     if not Path("/usr/bin/fusermount3").exists():
         pytest.skip("there is no fusermount3")
     (reachable / "folder").mkdir()
-    passfile.rename(reachable / "password")
+    shutil.move(passfile, reachable / "password")
     give_to_ordinary_user(reachable)
     done = subprocess.run(
         [

@@ -123,6 +123,10 @@ def test_accepted_and_revoked(run: Run, config: Path) -> None:
         line.startswith(OTHER_ID) and line.split()[1:6] == ["laptop", "any", "store", "5.00", "GiB"] for line in lines
     )
 
+    said = run("peer", "accept", OTHER_ID, bare=True)
+    assert "what was said before of 1 single vault counts first there" in said.error_line
+    assert run("peer", "accept", OTHER_ID, "--vault", VAULT_ID, "--read", bare=True).err == ""
+
     said = run("peer", "revoke", OTHER_ID[:8], "--vault", "any", bare=True)
     assert (said.code, b"Revoked 1 grant" in said.out) == (0, True)
     assert grants.lookup(OTHER, VaultId(bytes(16))) is None
@@ -225,8 +229,34 @@ def test_a_peer_that_is_away(run: Run, vault: Path, config: Path, own_id: str, s
     assert peer.pop("added_ns") > 0
     assert peer == {"id": OTHER_ID, "host": "127.0.0.1", "port": silent, "zone": "home"}
     lines = run("peer", "list", bare=True).out.decode().splitlines()
-    assert lines[0] == f"Vault {vault_id_of(vault)}: there are to be 2 copies of each segment"
+    assert (
+        lines[0]
+        == f"Vault {vault_id_of(vault)}: there are to be 2 copies of each segment, or shares if its peers have these"
+    )
     assert lines[2].split() == [OTHER_ID, f"127.0.0.1:{silent}", "home"]
+
+
+def test_what_adding_again_changes_is_told(run: Run, vault: Path, own_id: str, silent: int) -> None:
+    def added(host: str, *zone: str) -> str:
+        said = run("peer", "add", vault, f"{OTHER_ID}@{host}:{silent}", *zone, bare=True)
+        assert ("it is added all the same" in said.err) == ("Added" in said.out.decode())
+        return said.out.decode().splitlines()[0]
+
+    here, there, title = f"127.0.0.1:{silent}", f"localhost:{silent}", OTHER_ID[:8]
+    assert added("127.0.0.1") == f"Added the peer {title} at {here}: {OTHER_ID}"
+    assert added("127.0.0.1") == f"The peer {title} at {here} was added before; nothing was changed."
+    assert added("localhost") == f"Changed the peer {title} at {there}: its address was {here}"
+    assert added("localhost", "--zone", "home") == (
+        f"Changed the peer {title} at {there}: its zone is 'home' now, and it had none"
+    )
+    assert added("127.0.0.1", "--zone", "work") == (
+        f"Changed the peer {title} at {here}: its address was {there}; its zone is 'work' now, and was 'home'"
+    )
+    assert added("127.0.0.1", "--zone", "") == (
+        f"Changed the peer {title} at {here}: it has no zone any more, and was 'work'"
+    )
+    said = run("peer", "add", vault, f"{OTHER_ID}@{here}", "--json", bare=True)
+    assert json.loads(said.out)["is_new"] is False
 
 
 def test_added_again(run: Run, vault: Path, own_id: str, silent: int) -> None:
@@ -256,6 +286,7 @@ def test_json_of_a_peer_that_is_away(run: Run, vault: Path, own_id: str, silent:
         **nothing,
         "exit_code": ExitCode.REMOTE_UNREACHABLE,
         "own_id": own_id,
+        "is_new": True,
     }
 
 

@@ -17,14 +17,19 @@ import pytest
 
 from vaultfs.cli import peer_add, peer_daemon
 from vaultfs.cli.peer_daemon import take_confirmations
+from vaultfs.cli.peer_serve import tell_store
 from vaultfs.cli.service_notice import notify
 from vaultfs.errors import ExitCode, IntegrityError, ObjectMissingError, RemoteError
-from vaultfs.ids import VaultId
+from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.confirmations import Confirmations, Confirmed
+from vaultfs.mesh.grants import Grant, Grants
 from vaultfs.mesh.identity import Identity, format_peer_id
+from vaultfs.mesh.replica_record import VaultRecord
+from vaultfs.mesh.replica_vault import remembered_devices
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import open_listeners
+from vaultfs.mesh.witness import Head
 
 from .conftest import Run, Said, command
 
@@ -363,7 +368,7 @@ class Store:
 def test_a_device_is_confirmed(machine: Machine) -> None:
     path = machine.config / "confirmed.json"
     said = machine.run("peer", "confirm-device", VAULT.hex(), DEVICE.hex().upper(), "--json")
-    assert json.loads(said.out) == {"vault_id": VAULT.hex(), "device": DEVICE.hex()}
+    assert json.loads(said.out) == {"vault_id": VAULT.hex(), "device": DEVICE.hex(), "is_seen": False}
     assert Confirmations(path).waiting() == [Confirmed(VAULT, DEVICE)]
     store = Store(RemoteError("the disk failed"))
     with pytest.raises(RemoteError):
@@ -374,6 +379,51 @@ def test_a_device_is_confirmed(machine: Machine) -> None:
         take_confirmations(Confirmations(path), store)  # type: ignore[arg-type]
     assert store.confirmed == [(VAULT, DEVICE)]
     assert not path.exists()
+
+
+def test_of_a_device_that_never_stored_a_snapshot_a_note_tells(machine: Machine) -> None:
+    said = machine.run("peer", "confirm-device", VAULT.hex(), DEVICE.hex())
+    assert (said.code, "no snapshot of that device is known here" in said.error_line) == (0, True)
+    root = machine.base / "data" / "vaultfs" / "peer"
+    record = VaultRecord()
+    record.remember(Head(1, bytes(32), DEVICE), 1)
+    path = root / VAULT.hex() / ".mesh" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(record.encode())
+    assert remembered_devices(root, VAULT) == {DEVICE}
+    said = machine.run("peer", "confirm-device", VAULT.hex(), DEVICE.hex())
+    assert (said.code, said.err) == (0, "")
+    path.write_text("damaged")
+    assert remembered_devices(root, VAULT) == frozenset()
+
+
+def test_the_help_says_that_the_store_is_a_directory(machine: Machine) -> None:
+    said = machine.run("peer", "serve", "--help").out.decode()
+    assert "--store DIR " in said
+    assert "--code-file FILE" in machine.run("peer", "add", "--help").out.decode()
+
+
+def test_where_and_how_much_is_stored_is_told(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for name, value in machine.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def told(quota_bytes: int | None) -> list[str]:
+        tell_store(tmp_path / "store", quota_bytes)
+        return capsysbinary.readouterr().err.decode().splitlines()
+
+    storing, accepted = told(None)
+    assert storing == f"vaultfs: storing in {tmp_path}/store, as much as the disk has"
+    assert accepted == "vaultfs: nobody is accepted yet: run 'vaultfs peer pair' or 'vaultfs peer accept ID' here"
+    grants = Grants(machine.config / "grants.json")
+    grants.add(Grant(PeerId(bytes(32)), None, "write", None, "", 0))
+    grants.add(Grant(PeerId(bytes(32)), VAULT, "write", None, "", 0))
+    storing, accepted = told(1 << 30)
+    assert storing.endswith(", 1.00 GiB at most")
+    assert accepted == "vaultfs: 1 peer accepted; 'vaultfs peer accepted' shows who"
+    (machine.config / "grants.json").write_text("damaged")
+    assert "warning: " in told(None)[1]
 
 
 def test_a_device_of_a_vault_that_is_not_here(machine: Machine) -> None:

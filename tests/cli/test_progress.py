@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vaultfs.cli.arriving import ArrivingProgress
 from vaultfs.cli.progress import BarProgress, LineProgress, SilentProgress, _json_line, plain_line, progress
+from vaultfs.sync.workers import SyncProgress
 
 from .conftest import command
 
@@ -114,3 +116,45 @@ def test_bar_on_a_terminal(vault: Path, passfile: Path, tmp_path: Path) -> None:
     assert "100%" in text
     assert "3.1/3.1 MB" in text or "3.0/3.0 MiB" in text
     assert "done," not in text
+
+
+# --- what is counted as it arrives
+
+
+class Arriving:
+    pending_bytes = 0
+
+
+class RecordingProgress(SilentProgress):
+    def __init__(self) -> None:
+        self.shown: list[tuple[int, int | None]] = []
+
+    def __call__(self, done_bytes: int, total_bytes: int | None, files: int | None = None) -> None:
+        self.shown.append((done_bytes, total_bytes))
+
+
+def test_what_arrives_moves_the_bar() -> None:
+    bar, store = RecordingProgress(), Arriving()
+    shown = bar.shown
+    arriving = ArrivingProgress(bar, store)
+    look = arriving.looking(lambda: True)
+    store.pending_bytes = 5
+    assert look()
+    assert shown == [], "nobody has said how much there is"
+    arriving(SyncProgress(10, 100))
+    store.pending_bytes = 50
+    look()
+    look()
+    store.pending_bytes = 0
+    look()
+    store.pending_bytes = 500
+    look()
+    assert shown == [(15, 100), (60, 100), (10, 100), (100, 100)]
+
+
+def test_other_stores_have_nothing_that_arrives() -> None:
+    bar = RecordingProgress()
+    arriving = ArrivingProgress(bar, None)
+    arriving(SyncProgress(10, 100))
+    assert not arriving.looking(lambda: False)()
+    assert bar.shown == [(10, 100)]

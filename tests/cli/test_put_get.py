@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -388,7 +389,7 @@ def test_a_vault_is_not_put_into_itself(run: Run, vault: Path, tmp_path: Path) -
 def test_set_id_bits_of_others_are_not_taken_over(vault: Path, passfile: Path, reachable: Path) -> None:
     """An ordinary user who copies root's set-uid file owns the copy, and must not make it set-uid."""
     for path in (vault, passfile):
-        path.rename(reachable / path.name)
+        shutil.move(path, reachable / path.name)
     source = reachable / "source"
     source.mkdir()
     (source / "tool").write_bytes(b"x")

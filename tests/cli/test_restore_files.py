@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -408,7 +409,7 @@ def test_a_place_where_one_may_not_write(vault: Path, disk: Path, reachable: Pat
     write_file(vault, "/small", b"a few bytes")
     assert run("remote", "add", vault, "disk", disk.as_uri(), bare=True).code == 0
     assert run("sync", vault, "--snapshot").code == 0
-    os.rename(disk, reachable / "disk")
+    shutil.move(disk, reachable / "disk")
     (reachable / "password").write_text("correct horse battery staple\n")
     give_to_ordinary_user(reachable)
     (reachable / "out").mkdir(mode=0o755)

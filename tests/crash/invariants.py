@@ -40,7 +40,7 @@ from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
 from vaultfs.vault.fsck import check
 
-from .power_cut import Inspection
+from .report import Inspection
 from .stores import Entry, Tree, differences
 from .vault_store import PASSWORD, VaultStore, use_state_of
 from .workload import CANARY

@@ -125,9 +125,9 @@ MUTANTS: Final = (
     Mutant(
         "commit of metadata only after its data",
         "vault/commit.py",
-        "        self.wait_synced()\n        self._files.collect()\n        if not self.can_finish:\n"
+        "        self.wait_synced()\n        self._writeback.collect()\n        if not self.can_finish:\n"
         '            raise StorageError("the sealing thread did not finish what it was given")\n',
-        "        self._files.collect()\n",
+        "        self._writeback.collect()\n",
         f"{POWER}[rewrite]",
     ),
     Mutant(

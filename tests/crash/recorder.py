@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .simulated_disk import Change, Naming, Node, Recording
+from .simulated_disk import UNDURABLE_SUFFIX, Change, Naming, Node, Recording
 from .trace import MUTATIONS, WRITES, Call, TraceError, absolute_paths
-
-UNDURABLE_SUFFIX = b"-shm"
-"""SQLite's shared memory: written through mmap, and rebuilt after a crash whatever is in it."""
 
 
 @dataclass(frozen=True, slots=True)

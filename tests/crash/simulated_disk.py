@@ -22,6 +22,9 @@ from pathlib import Path
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 
+UNDURABLE_SUFFIX = b"-shm"
+"""SQLite's shared memory: written through mmap, and rebuilt after a crash whatever is in it."""
+
 
 class Loss(enum.Enum):
     """What of that which was not synced is lost."""
@@ -90,11 +93,12 @@ class State:
     targets: dict[bytes, bytes]
 
     def digest(self) -> bytes:
-        """Equal for equal states."""
+        """Equal for equal states; what is in SQLite's shared memory counts for nothing, as it is always made anew."""
         digest = hashlib.blake2b()
         for path, (_, content) in sorted(self.tree.items()):
-            digest.update(repr((path, None if content is None else len(content))).encode())
-            digest.update(content or b"")
+            kept = b"" if content is not None and path.endswith(UNDURABLE_SUFFIX) else content
+            digest.update(repr((path, None if kept is None else len(kept))).encode())
+            digest.update(kept or b"")
         digest.update(repr(sorted(self.targets.items())).encode())
         return digest.digest()
 

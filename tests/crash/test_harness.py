@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .block_power_cut import BlockRecorded
-from .power_cut import Inspection, Job, Recorded
+from .block_power_cut import BlockRecorded, digest_of
+from .power_cut import Job, Recorded
 from .recorder import Recorder
+from .report import Inspection
 from .simulated_disk import Loss, Recording, State
 from .stores import ModelStore, SqliteStore, differences
 from .trace import TraceError, run_traced
@@ -54,6 +56,38 @@ def test_safe_store_passes_on_ext4(scratch: Path) -> None:
 def test_store_without_syncs_is_caught_on_ext4(scratch: Path) -> None:
     recorded = BlockRecorded(Job("sqlite-unsafe", "documents", 1, 12), scratch, prepare_sqlite)
     assert recorded.check(inspect_sqlite).problems
+
+
+def test_directories_that_differ_have_other_digests(tmp_path: Path) -> None:
+    def made(name: str, change: Callable[[Path], object] = lambda _: None) -> bytes:
+        root = tmp_path / name
+        (root / "d").mkdir(parents=True)
+        (root / "d" / "a").write_bytes(b"1234")
+        (root / "b").write_bytes(b"")
+        (root / "s").symlink_to("d")
+        change(root)
+        return digest_of(root)
+
+    def point_elsewhere(root: Path) -> None:
+        (root / "s").unlink()
+        (root / "s").symlink_to("e")
+
+    same = made("same")
+    assert made("equal") == same
+    assert made("shared memory", lambda root: (root / "b").rename(root / "c-shm")) == made(
+        "other shared memory", lambda root: ((root / "b").rename(root / "c-shm"), (root / "c-shm").write_bytes(b"x"))
+    )
+    changes: list[Callable[[Path], object]] = [
+        lambda root: (root / "d" / "a").write_bytes(b"1235"),
+        lambda root: (root / "d" / "a").write_bytes(b"12345"),
+        lambda root: (root / "b").rename(root / "c"),
+        lambda root: (root / "b").unlink(),
+        lambda root: (root / "b").chmod(0o600),
+        lambda root: (root / "b2").hardlink_to(root / "b"),
+        point_elsewhere,
+        lambda root: (root / "e").mkdir(),
+    ]
+    assert len({same, *(made(str(number), change) for number, change in enumerate(changes))}) == len(changes) + 1
 
 
 def test_mixed_state_is_caught() -> None:

@@ -11,6 +11,12 @@ from fsck.vault_copies import Copy, make, quick_derive
 from vaultfs.crypto.kdf import KdfParameters
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_unlocking() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

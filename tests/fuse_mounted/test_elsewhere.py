@@ -201,7 +201,7 @@ async def test_the_log_grows_slower_than_programs_try(
 ) -> None:
     now_s = 100.0
     clock = SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns)
-    monkeypatch.setattr("vaultfs.fuse.operations.time", clock)
+    monkeypatch.setattr("vaultfs.fuse.failed_reads.time", clock)
     handle = await opened(operations, "/1")
     for _ in range(30):
         away.failures = [RemoteUnreachableError("the remote is away")]
@@ -216,7 +216,7 @@ async def test_what_cannot_be_had_is_an_io_error(
     away: Away, operations: VaultOperations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a remote says: a program that reads a file knows nothing of hosts."""
-    monkeypatch.setattr("vaultfs.fuse.operations.TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("vaultfs.fuse.failed_reads.TELL_EVERY_S", 0.0)
     handle = await opened(operations, "/1")
     number = Vault(operations.fs).stat("/1").st_ino
     attributes = EntryAttributes()

@@ -222,9 +222,8 @@ async def test_notify_closing_ends_the_wait(pipe: tuple[int, int]) -> None:
         substitute.lowlevel.notify_closing(pipe[0])
 
 
-async def test_without_a_waiter_trio_does_all(pipe: tuple[int, int]) -> None:
+async def test_without_a_waiter_nothing_polls(pipe: tuple[int, int]) -> None:
     substitute = PyfuseTrio(None, None)
-    assert isinstance(substitute.Lock(), trio.Lock)
     os.write(pipe[1], b"x")
     await substitute.lowlevel.wait_readable(pipe[0])
 
@@ -266,3 +265,36 @@ async def test_many_workers_share_one_descriptor(pipe: tuple[int, int]) -> None:
             os.write(pipe[1], b"x" * 10)
             await trio.lowlevel.checkpoint()
     assert read >= 300
+
+
+@pytest.mark.parametrize("waiter", [PollingWaiter(longest_poll_ns=0), None], ids=["polling", "plain"])
+async def test_what_was_taken_back_before_the_task_ran_is_not_waited_for(
+    pipe: tuple[int, int], waiter: PollingWaiter | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it would be read for nothing costs a buffer of pyfuse3's."""
+    real = trio.lowlevel.wait_readable
+    taken_back: list[bytes] = []
+
+    async def late(descriptor: int) -> None:
+        await real(descriptor)
+        if len(taken_back) < 2:
+            taken_back.append(os.read(descriptor, 1))
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", late)
+    substitute = PyfuseTrio(waiter, None)
+    is_readable = trio.Event()
+
+    async def wait() -> None:
+        await substitute.lowlevel.wait_readable(pipe[0])
+        is_readable.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        for number in range(2):
+            await wait_all_tasks_blocked()
+            os.write(pipe[1], b"x")
+            await wait_all_tasks_blocked(0.02)
+            assert len(taken_back) == number + 1
+        assert not is_readable.is_set()
+        os.write(pipe[1], b"x")
+    assert is_readable.is_set()

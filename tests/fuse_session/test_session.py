@@ -17,7 +17,7 @@ import trio
 
 from vaultfs.errors import MountError, UsageError
 from vaultfs.fuse import polling, session
-from vaultfs.fuse.handshake import Negotiated, Relay
+from vaultfs.fuse.handshake import Negotiated
 from vaultfs.fuse.session import READ_AHEAD_KIB, MountRequest, Tricks, serve
 
 from .conftest import NOBODY, Host, mounted, mounts_on
@@ -79,8 +79,8 @@ async def test_a_request_that_is_taken_back_holds_nobody_up(
     kills, killed = trio.open_memory_channel[None](10)
 
     class Late(polling.PyfuseTrio):
-        def __init__(self, waiter: polling.PollingWaiter | None, relay: Relay | None) -> None:
-            super().__init__(waiter, relay)
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
             self._really_wait = self._wait
             self._wait = self._wait_and_kill
 

@@ -17,6 +17,7 @@ from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.book import KnownPeer, VaultPeers
 from vaultfs.mesh.client import MeshClient, proof_of
 from vaultfs.mesh.messages import MOST_RANGES, Range
+from vaultfs.mesh.share_keys import SHARES_PREFIX
 from vaultfs.remotes.store import ObjectInfo
 from vaultfs.sync.remote_layout import segment_key
 
@@ -39,11 +40,13 @@ class Peer:
 
     Attributes:
         segments: what it has.
+        shares: likewise, by key.
         listed: what it says of other segments, in its listing and when it is asked.
         unlisted: segments that it has and does not list.
         strange: keys that it lists besides.
         proves: makes its answer to a range; None: honestly.
         sends: what it sends of a segment; None: honestly.
+        spoils_parts: it sends other bytes when it is asked for a part.
         patience: so many requests are answered; None: all.
         ranges: that it was asked to prove.
         sent_bytes: of segments.
@@ -51,11 +54,13 @@ class Peer:
     """
 
     segments: dict[SegmentName, bytes] = field(default_factory=dict)
+    shares: dict[str, bytes] = field(default_factory=dict)
     listed: dict[SegmentName, int] = field(default_factory=dict)
     unlisted: set[SegmentName] = field(default_factory=set)
     strange: list[str] = field(default_factory=list)
     proves: Callable[[bytes, Range, bytes], bytes] | None = None
     sends: Callable[[SegmentName], bytes] | None = None
+    spoils_parts: bool = False
     patience: int | None = None
     ranges: list[Range] = field(default_factory=list)
     sent_bytes: int = 0
@@ -66,8 +71,10 @@ class Peer:
 
     def honest(self, key: bytes, part: Range) -> bytes:
         name = SegmentName(part.name.hex())
-        data = self.segments.get(name, b"")[part.offset : part.offset + part.length]
-        return proof_of(key, name, part.offset, data) if len(data) == part.length else ABSENT
+        whole = self.shares.get(f"shares/{name}/{part.share}", b"") if part.share else self.segments.get(name, b"")
+        data = whole[part.offset : part.offset + part.length]
+        digest = part.share[-64:] or name
+        return proof_of(key, digest, part.offset, data) if len(data) == part.length else ABSENT
 
     def proof(self, key: bytes, part: Range) -> bytes:
         self.ranges.append(part)
@@ -97,8 +104,11 @@ class Peers(MeshClient):
         return f"peer {list(self.peers).index(peer)}"
 
     async def listing(self, peer: PeerId, vault: VaultId, prefix: str) -> list[ObjectInfo]:
+        if prefix == SHARES_PREFIX and not self.peers[peer].shares:
+            return []
         found = await self._asked(peer)
-        shown = {segment_key(name): size for name, size in found.sizes().items() if name not in found.unlisted}
+        shown = {key: len(data) for key, data in found.shares.items()}
+        shown |= {segment_key(name): size for name, size in found.sizes().items() if name not in found.unlisted}
         shown |= dict.fromkeys(found.strange, 1)
         return [ObjectInfo(key, shown[key]) for key in sorted(shown) if key.startswith(prefix)]
 
@@ -119,9 +129,13 @@ class Peers(MeshClient):
         found = await self._asked(peer)
         found.fetches += 1
         name = SegmentName(key.rpartition("/")[2])
-        data = found.segments.get(name) if found.sends is None else found.sends(name)
+        honest = found.shares.get(key) if key.startswith(SHARES_PREFIX) else found.segments.get(name)
+        data = honest if found.sends is None else found.sends(name)
         if data is None:
             raise ObjectMissingError(f"{self.name(peer)} has no {key}")
+        data = data[offset:] if length is None else data[offset : offset + length]
+        if length is not None and found.spoils_parts:
+            data = bytes(len(data))
         found.sent_bytes += len(data)
         sink.writelines([data])
         return len(data)

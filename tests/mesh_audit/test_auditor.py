@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from vaultfs.ids import SegmentName
+from vaultfs.mesh.audit_questions import AuditReport
 from vaultfs.mesh.auditing import LARGEST_RANGE_BYTES, Verdict
-from vaultfs.mesh.auditor import Auditor, AuditReport
+from vaultfs.mesh.auditor import Auditor
 from vaultfs.mesh.local_segments import LocalSegments
 from vaultfs.mesh.messages import Range
 from vaultfs.storage.layout import VaultLayout

@@ -91,7 +91,7 @@ def test_vaults_are_apart(book: Book) -> None:
     book.set_replicas(OTHER, 5)
     book.remove(OTHER, peer(1))
     assert [each.address for each in book.peers_of(VAULT).peers] == [Address("nas")]
-    assert book.peers_of(OTHER) == VaultPeers(OTHER, 5)
+    assert book.peers_of(OTHER) == VaultPeers(OTHER, 5, is_told=True)
     book.remove(VAULT, peer(2))
     assert len(book.peers_of(VAULT).peers) == 1
 
@@ -106,11 +106,24 @@ def test_replicas(book: Book) -> None:
     book.set_replicas(VAULT, MOST_REPLICAS, Coding(4, 7))
     assert book.peers_of(VAULT).coding == Coding(4, 7)
     book.set_replicas(VAULT, 1)
-    assert book.peers_of(VAULT) == VaultPeers(VAULT, 1, None)
+    assert book.peers_of(VAULT) == VaultPeers(VAULT, 1, None, is_told=True)
     for wrong in (0, -1, MOST_REPLICAS + 1):
         with pytest.raises(UsageError, match=f"{wrong} is not from 1 to"):
             book.set_replicas(VAULT, wrong)
     assert book.peers_of(VAULT).replicas == 1
+
+
+def test_that_it_was_said_is_remembered_also_of_what_holds_anyway(book: Book, path: Path) -> None:
+    book.add(VAULT, peer(1), Address("nas"))
+    assert not book.peers_of(VAULT).is_told
+    assert "is_told" not in path.read_text()
+    book.set_replicas(VAULT, DEFAULT_REPLICAS)
+    assert book.peers_of(VAULT).is_told
+    book.set_replicas(VAULT, 3)
+    assert book.peers_of(VAULT).is_told
+    assert "is_told" not in path.read_text(), "it follows, and an older vaultfs can read it"
+    book.set_replicas(VAULT, 2, Coding(1, 2))
+    assert book.peers_of(VAULT).is_told
 
 
 @pytest.mark.parametrize("zone", ["Home", "-x", "a b", "x" * 65, "ä", "x\n", "."])

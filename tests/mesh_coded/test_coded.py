@@ -20,8 +20,9 @@ from vaultfs.errors import (
     UsageError,
 )
 from vaultfs.ids import PeerId, SegmentName, VaultId
-from vaultfs.mesh.coded import CodedSegments, shares_of
+from vaultfs.mesh.coded import CodedSegments
 from vaultfs.mesh.erasure import decode_stripes, encode
+from vaultfs.mesh.held_shares import shares_of
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.share_format import BLOCK_BYTES, HEADER_BYTES, CodedSegment, Coding
 from vaultfs.mesh.share_keys import ShareKey, parse_share_key

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.replica_keys import Kind, parse_object_key
 from vaultfs.mesh.share_format import CodedSegment, Coding
-from vaultfs.mesh.share_keys import ShareKey, parse_share_key, whole_segments
+from vaultfs.mesh.share_keys import (
+    PACKED_BYTES,
+    ShareKey,
+    pack_shares,
+    parse_share_key,
+    unpack_shares,
+    whole_segments,
+)
 
 SEGMENT = SegmentName("ab" * 32)
 NAME = "cd" * 32
@@ -65,3 +72,15 @@ def test_segments_that_enough_shares_give_back() -> None:
 
 def test_shares_of_different_codings_do_not_add_up() -> None:
     assert whole_segments([str(key(2, 3, 0)), str(key(2, 4, 1)), str(key(2, 3, 1, 999))]) == {}
+
+
+def test_keys_are_remembered_as_they_are() -> None:
+    shares = [
+        ShareKey(CodedSegment(SegmentName(f"{number:064x}"), size, coding), coding.total - 1, f"{number + 1:064x}")
+        for number, (size, coding) in enumerate([(1, Coding(1, 1)), (128 << 20, Coding(64, 64)), (7, Coding(4, 7))])
+    ]
+    data = pack_shares(shares)
+    assert len(data) == 3 * PACKED_BYTES
+    assert list(unpack_shares(data)) == shares
+    assert list(unpack_shares(data + b"cut")) == shares
+    assert list(unpack_shares(bytes(PACKED_BYTES))) == []

@@ -11,8 +11,9 @@ import trio.testing
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.connection import Peer, PeerConnection, say_hello
 from vaultfs.mesh.frames import FrameDecoder
+from vaultfs.mesh.message_codec import decode_from_caller, encode
 from vaultfs.mesh.message_stream import InThread, MessageStream, NextFrame
-from vaultfs.mesh.messages import FromCaller, Hello, Message, Welcome, decode_from_caller, encode
+from vaultfs.mesh.messages import FromCaller, Hello, Message, Welcome
 
 PEER = Peer(PeerId(bytes(32)), "peer aaaaaaaa at nas.example:7741")
 VAULT = VaultId(bytes(16))

@@ -17,8 +17,10 @@ from vaultfs.errors import (
     StorageError,
 )
 from vaultfs.mesh import connection as module
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import DATA_BYTES
-from vaultfs.mesh.messages import Abort, Body, Code, Data, Fail, Get, Go, Pong, Put, Stored
+from vaultfs.mesh.incoming_body import IncomingBody
+from vaultfs.mesh.messages import Abort, Body, Data, Fail, Get, Go, Pong, Put, Stored
 
 from .scripted import VAULT, ScriptedPeer, conversation
 
@@ -40,7 +42,7 @@ def opened(data: bytes, piece_bytes: int = 1 << 20) -> Callable[[int], Awaitable
     return open_at
 
 
-async def received(body: module.IncomingBody) -> bytes:
+async def received(body: IncomingBody) -> bytes:
     parts = []
     while piece := await body.receive():
         parts.append(piece)

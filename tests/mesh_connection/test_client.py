@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +39,10 @@ class OneConnection:
     @asynccontextmanager
     async def lease(self, peer: bytes, *, is_shared: bool = False) -> AsyncIterator[PeerConnection]:
         yield self._connection
+
+    @contextmanager
+    def waiting(self, peer: bytes) -> Iterator[None]:
+        yield
 
 
 @asynccontextmanager

@@ -10,7 +10,9 @@ import trio.testing
 
 from vaultfs.errors import NoSpaceError, RemoteError, RemoteUnreachableError
 from vaultfs.mesh.connection import PeerConnection
-from vaultfs.mesh.messages import Abort, Body, Code, Data, Fail, Go, Ping, Pong, Put, Stored, encode
+from vaultfs.mesh.failure_codes import Code
+from vaultfs.mesh.message_codec import encode
+from vaultfs.mesh.messages import Abort, Body, Data, Fail, Go, Ping, Pong, Put, Stored
 
 from .scripted import VAULT, ScriptedPeer, conversation
 from .test_bodies import DIGEST, opened, received

@@ -17,20 +17,9 @@ from vaultfs.errors import (
 )
 from vaultfs.mesh import connection as module
 from vaultfs.mesh.connection import require_known, say_hello
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.message_stream import MessageStream
-from vaultfs.mesh.messages import (
-    Code,
-    Data,
-    Fail,
-    Goodbye,
-    Hello,
-    Ping,
-    Pong,
-    Size,
-    Stat,
-    Stored,
-    Welcome,
-)
+from vaultfs.mesh.messages import Data, Fail, Goodbye, Hello, Ping, Pong, Size, Stat, Stored, Welcome
 
 from .scripted import PEER, VAULT, ScriptedPeer, conversation, pair
 

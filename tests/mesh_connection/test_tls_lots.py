@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from vaultfs.mesh import tls_stream
+from vaultfs.mesh.outgoing_lot import LOT_SEND_BYTES
 from vaultfs.mesh.tls_stream import TlsStream
 
 from .test_tls_end import connected
@@ -84,6 +85,41 @@ async def test_sixteen_mib_take_one_turn_on_each_side() -> None:
         assert not await ours.send_some(frames_of(*pieces), sending)
     assert found == [b"".join(pieces)]
     assert (sending.count, receiving.count) == (1, 1)
+    ours.abort()
+    theirs.abort()
+
+
+class Counted:
+    """What is sealed, and how often it is taken out."""
+
+    def __init__(self, stream: TlsStream) -> None:
+        self._inner = stream._outgoing
+        self.sizes: list[int] = []
+
+    def read(self) -> bytes:
+        data = self._inner.read()
+        self.sizes.append(len(data))
+        return data
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_the_head_of_a_frame_goes_along_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it would be a packet of its own, and wake the other side."""
+    ours, theirs = await connected()
+    sealed = Counted(ours)
+    monkeypatch.setattr(ours, "_outgoing", sealed)
+    frames = [PIECE, PIECE[:9], PIECE[:100], PIECE + PIECE[:1]]
+    found = []
+
+    async def receive() -> None:
+        found.append(await take(theirs, sum(map(len, frames)), Turns()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        assert not await ours.send_some(frames_of(*frames), Turns())
+    assert found == [b"".join(frames)]
+    assert len(sealed.sizes) == 2 + 1 + 1 + 2
+    assert max(sealed.sizes) < LOT_SEND_BYTES + 512, "so much is held of what is sealed"
     ours.abort()
     theirs.abort()
 

@@ -18,7 +18,8 @@ from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.frames import FrameDecoder
 from vaultfs.mesh.grants import Grant, Grants
 from vaultfs.mesh.identity import Identity
-from vaultfs.mesh.messages import FromCaller, Hello, Message, Range, Welcome, decode_from_caller, encode
+from vaultfs.mesh.message_codec import decode_from_caller, encode
+from vaultfs.mesh.messages import FromCaller, Hello, Message, Range, Welcome
 from vaultfs.mesh.pairing import Pairings
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_reading import Reader

@@ -21,19 +21,8 @@ from vaultfs.mesh.connection import PeerConnection
 from vaultfs.mesh.dialing import dial
 from vaultfs.mesh.frames import MAX_PAYLOAD_BYTES
 from vaultfs.mesh.identity import Identity
-from vaultfs.mesh.messages import (
-    MAGIC,
-    Challenge,
-    Data,
-    Delete,
-    Deleted,
-    Get,
-    Hello,
-    Nonce,
-    Put,
-    delete_order,
-    encode,
-)
+from vaultfs.mesh.message_codec import delete_order, encode
+from vaultfs.mesh.messages import MAGIC, Challenge, Data, Delete, Deleted, Get, Hello, Nonce, Put
 from vaultfs.mesh.tls import client_context, handshake
 from vaultfs.mesh.tls_stream import TlsStream
 from vaultfs.sync.remote_layout import segment_key

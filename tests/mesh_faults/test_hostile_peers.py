@@ -15,6 +15,7 @@ from vaultfs.errors import ExitCode
 from vaultfs.ids import PeerId
 from vaultfs.mesh.frames import DATA_BYTES, FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
 from vaultfs.mesh.identity import Identity, short_peer_id
+from vaultfs.mesh.message_codec import encode
 from vaultfs.mesh.messages import (
     Body,
     Data,
@@ -35,7 +36,6 @@ from vaultfs.mesh.messages import (
     Status,
     Stored,
     Welcome,
-    encode,
 )
 
 from .conftest import MakeHousehold

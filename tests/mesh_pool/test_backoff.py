@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vaultfs.errors import RemoteRefusedError, RemoteUnreachableError, UsageError
@@ -49,6 +51,17 @@ def test_pauses_are_drawn_between_nothing_and_the_bound() -> None:
     breakers.failed(A, DEAD, 0.0, is_trial=False)
     assert drawn == [(0.0, 0.5)]
     assert breakers.last_failure(A) == (DEAD, 0.125)
+
+
+def test_a_pause_is_longer_by_what_the_dial_took() -> None:
+    breakers = patient()
+    slow = replace(DEAD, took_s=10.0)
+    breakers.failed(A, slow, 100.0, is_trial=False)
+    assert breakers.last_failure(A) == (slow, 110.5)
+    assert not breakers.may_dial(A, 110.4)
+    assert breakers.may_dial(A, 110.5)
+    breakers.failed(B, replace(DEAD, took_s=100.0), 100.0, is_trial=False)
+    assert breakers.last_failure(B)[1] == 160.0
 
 
 def test_a_real_draw_stays_within_the_bound() -> None:

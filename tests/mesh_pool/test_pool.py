@@ -182,6 +182,45 @@ async def test_a_long_pause_is_told(autojump_clock: MockClock) -> None:
             await trio.sleep(pause_s)
 
 
+async def test_dead_peers_cost_one_dial_in_all(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Who asks all peers for five things, one after the other, waits once, for all of them together."""
+    network = Network(dial_s=60)
+
+    async def ask(pool: FakePool, peer: PeerId) -> None:
+        with pytest.raises(RemoteUnreachableError, match=r"did not answer within 10 s$"):
+            async with pool.lease(peer, is_shared=True):
+                raise AssertionError
+
+    async with pool_of(network) as pool:
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, pool, A)
+                nursery.start_soon(ask, pool, B)
+    assert sorted(network.dials) == [A, B]
+    assert trio.current_time() == 10
+    assert caplog.messages == ["no answer yet from peer-A, peer-B; waiting for them"]
+
+
+async def test_who_is_slow_is_told_once(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with pool_of(Network()) as pool:
+        for pause_s in (2.9, 3.1, 3.1):
+            with pool.waiting(A):
+                await trio.sleep(pause_s)
+            assert len(caplog.messages) == (pause_s > 3), pause_s
+        async with pool.lease(B):
+            await trio.sleep(100)
+    assert caplog.messages == ["no answer yet from peer-A; waiting for it"]
+
+
+async def test_of_several_waits_each_peer_is_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with pool_of(Network()) as pool:
+        with pool.waiting(A), pool.waiting(A):
+            await trio.sleep(2)
+            with pool.waiting(B):
+                await trio.sleep(4)
+    assert caplog.messages == [f"no answer yet from {name}; waiting for it" for name in ("peer-A", "peer-B")]
+
+
 async def test_a_connection_that_is_closed_from_the_first_is_a_failure(autojump_clock: MockClock) -> None:
     network = Network(closes_at_once=True)
     async with pool_of(network) as pool:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from vaultfs.mesh.data_frames import DataFrames, Next
 from vaultfs.mesh.frames import DATA_BYTES, MAX_PAYLOAD_BYTES, frame
-from vaultfs.mesh.messages import Abort, Data, Goodbye, data_frame, encode
+from vaultfs.mesh.message_codec import data_frame, encode
+from vaultfs.mesh.messages import Abort, Data, Goodbye
 
 MANY = 1 << 40
 

@@ -12,11 +12,22 @@ import msgspec
 import pytest
 
 from vaultfs.ids import VaultId
-from vaultfs.mesh import connection, dialing, frames, message_stream, messages, replica_keys
+from vaultfs.mesh import (
+    connection,
+    dialing,
+    failure_codes,
+    frames,
+    message_codec,
+    message_stream,
+    messages,
+    replica_keys,
+)
 from vaultfs.mesh.addresses import DEFAULT_PORT
+from vaultfs.mesh.client import proof_of
 from vaultfs.mesh.identity import Identity, authority_key, format_peer_id
 from vaultfs.mesh.messages import Message
 from vaultfs.mesh.pool_records import PoolLimits
+from vaultfs.mesh.share_keys import parse_share_key, shares_prefix
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "mesh-protocol.md").read_text()
@@ -59,7 +70,7 @@ def test_every_message_is_in_the_table_and_nothing_else() -> None:
 
 def test_every_code_is_in_the_table() -> None:
     written = {int(row[0]): row[1] for row in rows(section("Messages")) if row[0].isdigit() and row[1].isupper()}
-    assert written == {code.value: code.name for code in messages.Code}
+    assert written == {code.value: code.name for code in failure_codes.Code}
 
 
 def test_bounds_of_messages() -> None:
@@ -129,16 +140,16 @@ def test_every_message_has_a_vector() -> None:
 def test_message_vector(name: str) -> None:
     message = sample(name)
     framed = bytes.fromhex(VECTORS["messages"][name]["frame"])
-    assert messages.encode(message) == framed
+    assert message_codec.encode(message) == framed
     if type(message) in get_args(messages.FromCaller):
-        assert messages.decode_from_caller(framed[4:]) == message
+        assert message_codec.decode_from_caller(framed[4:]) == message
     if type(message) in get_args(messages.FromPeer):
-        assert messages.decode_from_peer(framed[4:]) == message
+        assert message_codec.decode_from_peer(framed[4:]) == message
 
 
 def test_delete_order_vector() -> None:
     vector = VECTORS["delete_order"]
-    order = messages.delete_order(
+    order = message_codec.delete_order(
         bytes.fromhex(vector["nonce"]),
         bytes.fromhex(vector["peer_id"]),
         VaultId(bytes.fromhex(vector["vault"])),
@@ -147,6 +158,25 @@ def test_delete_order_vector() -> None:
     assert order.hex() == vector["order"]
     identity = Identity.of_seed(bytes.fromhex(vector["device_seed"]))
     assert identity.sign(order).hex() == vector["signature"]
+
+
+def test_share_proof_vector() -> None:
+    vector = VECTORS["share_proof"]
+    key = parse_share_key(f"{shares_prefix(vector['segment'])}{vector['share']}")
+    assert key is not None
+    data = bytes.fromhex(vector["bytes"])
+    assert len(data) == vector["length"]
+    assert proof_of(bytes.fromhex(vector["key"]), key.name, vector["offset"], data).hex() == vector["proof"]
+
+
+def test_a_range_of_before_there_were_shares_is_one_of_a_segment() -> None:
+    framed = bytes.fromhex(VECTORS["messages"]["Audit"]["frame"])
+    message = message_codec.decode_from_caller(framed[4:])
+    assert isinstance(message, messages.Audit)
+    before = [message.ranges[0].name, message.ranges[0].offset, message.ranges[0].length]
+    assert msgspec.convert(before, messages.Range) == message.ranges[0]
+    assert not message.ranges[0].share
+    assert message.ranges[1].share
 
 
 def test_longest_objects() -> None:

@@ -20,19 +20,11 @@ from vaultfs.errors import (
     StorageError,
     VaultError,
 )
-from vaultfs.mesh import messages
+from vaultfs.mesh import failure_codes, message_codec, messages
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import DATA_BYTES, FrameDecoder, FrameError
-from vaultfs.mesh.messages import (
-    Code,
-    Data,
-    Fail,
-    Hello,
-    Ping,
-    data_frame,
-    decode_from_caller,
-    decode_from_peer,
-    encode,
-)
+from vaultfs.mesh.message_codec import data_frame, decode_from_caller, decode_from_peer, encode
+from vaultfs.mesh.messages import Data, Fail, Hello, Ping
 
 HASH = bytes(32)
 VAULT = bytes(16)
@@ -142,8 +134,8 @@ def test_more_data_than_a_frame_holds_is_refused() -> None:
     ],
 )
 def test_errors_and_codes(error: VaultError, code: Code) -> None:
-    assert messages.failure_of(error) is code
-    back = messages.error_of(code, "it failed")
+    assert failure_codes.failure_of(error) is code
+    back = failure_codes.error_of(code, "it failed")
     assert str(back) == "it failed"
     assert isinstance(error, type(back) if code is not Code.FAILED else (RemoteError, StorageError))
 
@@ -151,7 +143,7 @@ def test_errors_and_codes(error: VaultError, code: Code) -> None:
 def test_a_delete_order_is_bound_to_everything() -> None:
     base = {"nonce": HASH, "peer_id": HASH, "vault": VAULT, "keys": ("a", "b")}
     changed = {"nonce": b"\1" * 32, "peer_id": b"\1" * 32, "vault": b"\1" * 16, "keys": ("ab",)}
-    orders = {messages.delete_order(**base)}  # type: ignore[arg-type]
+    orders = {message_codec.delete_order(**base)}  # type: ignore[arg-type]
     for name, value in changed.items():
-        orders.add(messages.delete_order(**{**base, name: value}))  # type: ignore[arg-type]
+        orders.add(message_codec.delete_order(**{**base, name: value}))  # type: ignore[arg-type]
     assert len(orders) == 5

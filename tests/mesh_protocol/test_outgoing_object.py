@@ -8,7 +8,7 @@ import pytest
 
 from vaultfs.errors import RemoteError
 from vaultfs.mesh.frames import DATA_BYTES
-from vaultfs.mesh.messages import data_frame
+from vaultfs.mesh.message_codec import data_frame
 from vaultfs.mesh.outgoing_object import DataSource
 
 

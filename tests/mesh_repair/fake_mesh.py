@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -18,13 +18,14 @@ from vaultfs.errors import (
     RemoteUnreachableError,
     VaultError,
 )
-from vaultfs.ids import PeerId, VaultId
+from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.book import KnownPeer, VaultPeers
-from vaultfs.mesh.client import MeshClient
-from vaultfs.mesh.messages import Size, State
+from vaultfs.mesh.client import MeshClient, Signer, proof_of
+from vaultfs.mesh.messages import MOST_KEYS, Range, Size, State
 from vaultfs.remotes.bodies import opened, source_pieces
 from vaultfs.remotes.store import ObjectInfo, Source
+from vaultfs.sync.remote_layout import segment_key
 
 QUOTA_BYTES = 1 << 30
 
@@ -48,6 +49,7 @@ class FakePeer:
         before_store: called before it takes an object; may raise.
         stores: keys that were stored here, in order.
         fetches: keys that were fetched from here.
+        deletes: keys that were deleted here, in order.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -60,10 +62,20 @@ class FakePeer:
     before_store: Callable[[str], None] = lambda _: None
     stores: list[str] = field(default_factory=list)
     fetches: list[str] = field(default_factory=list)
+    deletes: list[str] = field(default_factory=list)
 
     @property
     def used_bytes(self) -> int:
         return sum(map(len, self.objects.values()))
+
+    def proof(self, key: bytes, part: Range) -> bytes:
+        name = SegmentName(part.name.hex())
+        of = f"shares/{name}/{part.share}" if part.share else segment_key(name)
+        data = self.objects.get(of, b"")[part.offset : part.offset + part.length]
+        if len(data) < part.length:
+            return bytes(32)
+        honest = proof_of(key, part.share[-64:] or name, part.offset, data)
+        return honest[::-1] if of in self.lies else honest
 
 
 class FakeMesh(MeshClient):
@@ -77,6 +89,7 @@ class FakeMesh(MeshClient):
         peers: by id, in the order of the book.
         busiest: the most bodies that were under way at once.
         meeting: so many wait for each other, once.
+        answered: called after a peer has answered, with its id and what it was asked for.
     """
 
     def __init__(self, count: int, vault_id: VaultId) -> None:
@@ -84,6 +97,7 @@ class FakeMesh(MeshClient):
         self.vault_id = vault_id
         self.busiest = 0
         self.meeting = 0
+        self.answered: Callable[[PeerId, str], None] = lambda _peer, _what: None
         self._bodies = 0
         self._met = trio.Event()
 
@@ -104,12 +118,34 @@ class FakeMesh(MeshClient):
         found = await self._answering(peer, vault)
         free = max(0, found.quota_bytes - found.used_bytes)
         used = found.used_bytes
+        self.answered(peer, "status")
         return State(1, found.quota_bytes, used, free, len(found.objects), used, found.may_write)
 
     async def listing(self, peer: PeerId, vault: VaultId, prefix: str) -> list[ObjectInfo]:
         found = await self._answering(peer, vault)
         sizes = {key: len(data) for key, data in found.objects.items()} | found.invents
         return [ObjectInfo(key, sizes[key]) for key in sorted(sizes) if key.startswith(prefix)]
+
+    async def have(self, peer: PeerId, vault: VaultId, names: Sequence[SegmentName]) -> dict[SegmentName, int]:
+        found = await self._answering(peer, vault)
+        keys = {name: segment_key(name) for name in names}
+        return {name: len(found.objects[key]) for name, key in keys.items() if key in found.objects}
+
+    async def audit(self, peer: PeerId, vault: VaultId, key: bytes, ranges: Sequence[Range]) -> list[bytes]:
+        found = await self._answering(peer, vault)
+        proofs = [found.proof(key, part) for part in ranges]
+        self.answered(peer, "audit")
+        return proofs
+
+    async def delete(self, peer: PeerId, vault: VaultId, keys: tuple[str, ...], sign: Signer) -> int:
+        found = await self._answering(peer, vault)
+        assert len(keys) <= MOST_KEYS
+        if not sign(b"order"):
+            raise RemoteRefusedError(f"{self.name(peer)}: nobody has signed that")
+        there = [key for key in keys if found.objects.pop(key, None) is not None]
+        found.deletes += keys
+        self.answered(peer, "delete")
+        return len(there)
 
     async def stat(self, peer: PeerId, vault: VaultId, key: str) -> Size:
         found = await self._answering(peer, vault)

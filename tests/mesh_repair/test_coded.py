@@ -16,7 +16,7 @@ from vaultfs.mesh.share_format import Coding
 from vaultfs.sync.remote_layout import head_key, segment_key
 
 from .fake_mesh import FakeMesh, peer_id
-from .scene import Scene
+from .scene import HOUR_NS, Scene
 
 CODING = Coding(2, 4)
 
@@ -44,8 +44,8 @@ class CodedScene(Scene):
             report=lambda done, total: self.reports.append((done, total)),
         )
 
-    async def mend(self) -> tuple[Repaired, Look, Look]:
-        lookout = self.lookout()
+    async def mend(self, grace_ns: int = 0) -> tuple[Repaired, Look, Look]:
+        lookout = self.lookout(grace_ns)
         before = await lookout.look()
         done = await self.coded_repair(before, lookout).run()
         return done, before, await lookout.look()
@@ -126,7 +126,11 @@ async def test_fewer_shares_than_are_needed_are_lost(coded: CodedScene) -> None:
     assert done.copies == 0
     assert after.health.lost == [victim]
     coded.mesh.at(holders[2]).is_away = True
-    assert (await coded.look()).health.lost == []
+    assert (await coded.look()).health.lost == [victim], "it is remembered that it had none"
+    coded.mesh.at(holders[0]).is_away = True
+    for path in (coded.where / "state").glob("*.shares"):
+        path.unlink()
+    assert (await coded.look()).health.lost == [], "nobody knows what those have that are away"
 
 
 async def test_who_failed_an_audit_has_no_shares(coded: CodedScene) -> None:
@@ -162,7 +166,126 @@ async def test_shares_of_another_coding_do_not_count(coded: CodedScene) -> None:
     await coded.mend()
     look = await coded.look()
     names = look.needs.segments
-    views = look.survey.views.values()
+    views = [view.shares for view in look.survey.views.values()]
     assert share_counts(names, CODING, views) == dict.fromkeys(names, 4)
     assert share_counts(names, Coding(2, 3), views) == {}
     assert share_counts({name: size + 1 for name, size in names.items()}, CODING, views) == {}
+
+
+# --- peers that are away for a short time
+
+
+@pytest.fixture
+def whole(coded: CodedScene) -> CodedScene:
+    """Six peers, of which the last has nothing yet; the segments are not on this machine."""
+    made = CodedScene(coded.vault, FakeMesh(6, coded.vault.vault_id), coded.where)
+    made.give_small(*range(6))
+    return made
+
+
+def bring_back(whole: CodedScene) -> None:
+    """The segments are on this machine again."""
+    for name, data in whole.vault.segments.items():
+        whole.vault.layout.sealed_path(name).write_bytes(data)
+
+
+async def settle(whole: CodedScene) -> None:
+    await whole.mend()
+    whole.forget_local()
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_a_peer_that_is_away_for_a_short_time_is_not_replaced(whole: CodedScene, is_here: bool) -> None:
+    await settle(whole)
+    if is_here:
+        bring_back(whole)
+    gone = next(number for number in range(6) if whole.shares(number))
+    had = whole.shares(gone)
+    whole.mesh.at(gone).is_away = True
+    whole.now_ns += HOUR_NS
+    done, before, after = await whole.mend(grace_ns=2 * HOUR_NS)
+    assert done.copies == 0
+    assert before.health.copies[CODING.total] == 5
+    assert after.health.is_whole
+    assert before.health.peers[peer_id(gone)].segments == len(had)
+    done, before, after = await whole.mend(grace_ns=HOUR_NS)
+    assert before.health.short == dict.fromkeys((key.split("/")[1] for key in had), 3)
+    assert done.copies == len(had)
+    assert after.health.is_whole
+    assert not before.health.lost
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_what_is_missing_besides_is_made_without_the_one_that_is_away(whole: CodedScene, is_here: bool) -> None:
+    await settle(whole)
+    if is_here:
+        bring_back(whole)
+    victim = min(whole.vault.segments)
+    first, second, *_ = [number for number in range(6) if any(victim in key for key in whole.shares(number))]
+    whole.mesh.at(first).is_away = True
+    (lost,) = [key for key in whole.shares(second) if victim in key]
+    del whole.mesh.at(second).objects[lost]
+    whole.now_ns += 1
+    stores = sum(len(peer.stores) for peer in whole.mesh.peers.values())
+    done, before, after = await whole.mend(grace_ns=HOUR_NS)
+    assert before.health.short == {victim: 3}
+    assert done.copies == 1
+    assert sum(lost in whole.shares(number) for number in range(6)) == 1
+    assert sum(len(peer.stores) for peer in whole.mesh.peers.values()) == stores + 1
+    assert after.health.is_whole
+
+
+async def test_what_counts_cannot_be_read(whole: CodedScene) -> None:
+    """Shares on three of four peers that are away count, and give nothing back."""
+    await settle(whole)
+    victim = min(whole.vault.segments)
+    holders = [number for number in range(6) if any(victim in key for key in whole.shares(number))]
+    for number in holders[:3]:
+        whole.mesh.at(number).is_away = True
+    (key,) = [key for key in whole.shares(holders[3]) if victim in key]
+    index = int(key.split("/")[2].split("-")[2])
+    whole.now_ns += 1
+    done, before, after = await whole.mend(grace_ns=HOUR_NS)
+    assert victim not in before.health.short
+    del whole.mesh.at(holders[3]).objects[key]
+    done, before, after = await whole.mend(grace_ns=HOUR_NS)
+    assert before.health.short[victim] == 3
+    assert done.copies == 0, f"share {index} cannot be made of nothing"
+    assert after.health.lost == [], "three are expected back"
+    whole.mesh.at(holders[3]).objects[segment_key(victim)] = whole.vault.segments[victim]
+    done, _, after = await whole.mend(grace_ns=HOUR_NS)
+    assert done.copies == 1, "it is made of a whole copy"
+    assert victim not in after.health.short
+
+
+async def test_who_failed_an_audit_and_is_away_is_not_waited_for(whole: CodedScene) -> None:
+    await settle(whole)
+    gone = next(number for number in range(6) if whole.shares(number))
+    standing = whole.file.load()
+    standing.note(peer_id(gone), failed_audit_ns=1)
+    whole.file.save(standing)
+    whole.mesh.at(gone).is_away = True
+    _, before, _ = await whole.mend(grace_ns=HOUR_NS)
+    assert len(before.health.short) == len(whole.shares(gone))
+
+
+async def test_what_is_remembered_of_shares(whole: CodedScene) -> None:
+    await settle(whole)
+    found = whole.file.load_shares(peer_id(0))
+    assert found is not None
+    assert sorted(str(key) for keys in found.values() for key in keys) == sorted(whole.shares(0))
+    assert {key.coded.name for keys in found.values() for key in keys} == set(found)
+    whole.file.forget_held(peer_id(0))
+    assert whole.file.load_shares(peer_id(0)) is None
+
+
+async def test_what_only_those_have_who_are_not_believed_is_not_lost(whole: CodedScene) -> None:
+    await settle(whole)
+    standing = whole.file.load()
+    for number in range(6):
+        if whole.shares(number):
+            standing.note(peer_id(number), failed_audit_ns=1)
+    whole.file.save(standing)
+    look = await whole.look()
+    assert look.health.short == dict.fromkeys(whole.vault.segments, 0)
+    assert look.health.lost == []

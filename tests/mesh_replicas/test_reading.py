@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,12 @@ from mesh_replicas.peer_objects import (
     segment_key,
 )
 from vaultfs.errors import ObjectMissingError, RemoteError, RemoteRefusedError
+from vaultfs.ids import SegmentName
+from vaultfs.mesh.erasure import encode
 from vaultfs.mesh.messages import Range
 from vaultfs.mesh.replicas import ReplicaStore
+from vaultfs.mesh.share_format import CodedSegment, Coding
+from vaultfs.mesh.share_keys import ShareKey
 
 KEY = data_of(77, 32)
 
@@ -121,6 +126,28 @@ def test_audits(store: ReplicaStore, root: Path) -> None:
     with pytest.raises(RemoteRefusedError):
         store.audit(VAULT, KEY, [Range(digest_of(data), 0, 32 << 20), Range(digest_of(data), 0, (32 << 20) + 1)])
     assert store.audit(VAULT, KEY, [Range(digest_of(data), 0, 64 << 20)]) == bytes(32)
+
+
+def test_audits_of_shares(store: ReplicaStore) -> None:
+    segment = b"vaultfs"
+    coded = CodedSegment(SegmentName(digest_of(segment).hex()), len(segment), Coding(2, 3))
+    made = bytearray()
+    names = encode(io.BytesIO(segment), coded, {2: made.extend})
+    share = str(ShareKey(coded, 2, names[2]))
+    data = bytes(made)
+    put(store, share, data)
+    put_segment(store, segment)
+    tail = share.rpartition("/")[2]
+    asked = Range(digest_of(segment), 64, 4, tail)
+    assert store.audit(VAULT, KEY, [asked]) == proof(data, 64, 4)
+    whole = Range(digest_of(segment), 0, 7)
+    assert store.audit(VAULT, KEY, [whole, asked]) == proof(segment, 0, 7) + proof(data, 64, 4)
+    other = tail[:-1] + ("0" if tail[-1] != "0" else "1")
+    for wrong in (other, f"../{tail}", "x", tail[2:], "/", "."):
+        assert store.audit(VAULT, KEY, [Range(digest_of(segment), 64, 4, wrong)]) == bytes(32)
+    assert store.audit(VAULT, KEY, [Range(digest_of(segment), 65, 4, tail)]) == bytes(32)
+    store.delete(VAULT, [share])
+    assert store.audit(VAULT, KEY, [asked]) == bytes(32)
 
 
 def test_a_disk_that_cannot_read(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:

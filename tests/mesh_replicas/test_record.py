@@ -27,7 +27,7 @@ from mesh_replicas.peer_objects import (
     put_segment,
 )
 from vaultfs.errors import FormatTooNewError, IntegrityError, NoSpaceError
-from vaultfs.mesh.replica_record import MOST_DEVICES, VaultRecord
+from vaultfs.mesh.replica_record import DEVICE_WAIT_NS, FORMAT, MOST_DEVICES, VaultRecord
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.witness import Head
 
@@ -129,7 +129,7 @@ def test_strict() -> None:
 
 def test_other_formats() -> None:
     content = json.loads(full().encode())
-    content["format"], content["more"] = 2, "unknown"
+    content["format"], content["more"] = FORMAT + 1, "unknown"
     with pytest.raises(FormatTooNewError):
         VaultRecord.decode(json.dumps(content).encode())
     with pytest.raises(IntegrityError):
@@ -187,7 +187,7 @@ def test_a_record_of_a_newer_vaultfs_stops_the_server(store: ReplicaStore, root:
     store.close()
     path = root / VAULT.hex() / ".mesh" / "record.json"
     content = json.loads(path.read_bytes())
-    content["format"] = 2
+    content["format"] = FORMAT + 1
     path.write_text(json.dumps(content))
     for _ in range(2):  # and the lock is free again
         with pytest.raises(FormatTooNewError, match=VAULT.hex()):
@@ -255,3 +255,34 @@ def test_a_vault_copied_here_by_hand(root: Path, store: ReplicaStore, clock: Clo
     assert not other.may_delete(VAULT, DEVICE.public_key)
     check(copied, other)
     other.close()
+
+
+def test_format_1_is_read_as_if_all_were_the_owners() -> None:
+    record = VaultRecord(writers=[ALICE])
+    record.remember(Head(1, bytes(32), b"a" * 32), NOW_NS)
+    record.remember(Head(2, bytes(32), b"b" * 32), NOW_NS)
+    content = json.loads(record.encode())
+    content["format"] = 1
+    for device in content["devices"]:
+        del device["of_owner"]
+    assert VaultRecord.decode(json.dumps(content).encode()) == record
+
+
+def test_time_lets_in_only_what_the_owner_has_stored() -> None:
+    record = VaultRecord()
+    record.remember(Head(1, bytes(32), b"a" * 32), NOW_NS)
+    record.remember(Head(2, bytes(32), b"b" * 32), NOW_NS, is_of_owner=False)
+    later_ns = NOW_NS + 1000 * DEVICE_WAIT_NS
+    assert not record.may_delete(b"b" * 32, later_ns)
+    again = Head(3, bytes(32), b"b" * 32)
+    assert record.has_remembered(Head(2, bytes(32), b"b" * 32))
+    assert not record.has_remembered(Head(2, bytes(32), b"b" * 32), is_of_owner=True)
+    record.remember(again, later_ns)
+    assert not record.may_delete(b"b" * 32, later_ns + DEVICE_WAIT_NS - 1)
+    assert record.may_delete(b"b" * 32, later_ns + DEVICE_WAIT_NS)
+    record.remember(again, later_ns + DEVICE_WAIT_NS)
+    assert record.may_delete(b"b" * 32, later_ns + DEVICE_WAIT_NS), "the wait does not begin anew"
+    record.remember(Head(4, bytes(32), b"c" * 32), NOW_NS, is_of_owner=False)
+    record.confirm(b"c" * 32, NOW_NS)
+    assert record.may_delete(b"c" * 32, NOW_NS)
+    assert VaultRecord.decode(record.encode()) == record

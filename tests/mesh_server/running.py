@@ -17,8 +17,9 @@ from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.grants import Access, Grant, Grants
 from vaultfs.mesh.identity import Identity
+from vaultfs.mesh.message_codec import decode_from_peer
 from vaultfs.mesh.message_stream import MessageStream
-from vaultfs.mesh.messages import MAGIC, Fail, FromPeer, Goodbye, Hello, Message, Put, Welcome, decode_from_peer
+from vaultfs.mesh.messages import MAGIC, Fail, FromPeer, Goodbye, Hello, Message, Put, Welcome
 from vaultfs.mesh.pairing import Pairings
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import Event, EventKind, Limits, PeerServer, open_listeners, serve

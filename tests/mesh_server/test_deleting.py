@@ -6,18 +6,10 @@ import pytest
 from mesh_replicas.peer_objects import DEVICE, OTHER_VAULT, STRANGER, VAULT, data_of, put_head, put_segment
 
 from vaultfs.ids import VaultId
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.identity import Identity
-from vaultfs.mesh.messages import (
-    Challenge,
-    Code,
-    Delete,
-    Deleted,
-    Fail,
-    Nonce,
-    Ping,
-    Pong,
-    delete_order,
-)
+from vaultfs.mesh.message_codec import delete_order
+from vaultfs.mesh.messages import Challenge, Delete, Deleted, Fail, Nonce, Ping, Pong
 
 from .running import BOB, PEER, Caller, Peer
 

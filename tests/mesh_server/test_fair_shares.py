@@ -13,10 +13,11 @@ from mesh_replicas.peer_objects import VAULT, put_segment, segment_key
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from vaultfs.mesh.conversation import MOST_BODIES_OF_ONE, MOST_COSTLY, PLACE_S, Resources
+from vaultfs.mesh.failure_codes import Code
+from vaultfs.mesh.message_codec import data_frame
 from vaultfs.mesh.messages import (
     Audit,
     Body,
-    Code,
     Data,
     Fail,
     Get,
@@ -33,7 +34,6 @@ from vaultfs.mesh.messages import (
     Size,
     Stat,
     Stored,
-    data_frame,
 )
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import Limits

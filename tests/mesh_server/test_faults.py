@@ -8,7 +8,8 @@ from typing import NoReturn
 import pytest
 from mesh_replicas.peer_objects import VAULT, data_of, segment_key
 
-from vaultfs.mesh.messages import Get, Go, Ping, Pong, Stat, Status, data_frame
+from vaultfs.mesh.message_codec import data_frame
+from vaultfs.mesh.messages import Get, Go, Ping, Pong, Stat, Status
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.quiet_log import INTERVAL_S, QuietLog
 from vaultfs.mesh.replicas import ReplicaStore

@@ -14,7 +14,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from vaultfs.errors import UsageError
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.frames import DATA_BYTES
-from vaultfs.mesh.messages import Go, Ping, Pong, Stored, data_frame
+from vaultfs.mesh.message_codec import data_frame
+from vaultfs.mesh.messages import Go, Ping, Pong, Stored
 from vaultfs.mesh.server import Limits, open_listeners, stop_at_signals
 
 from .running import LOCAL, NO_SCRUB_S, Peer, farewell, running

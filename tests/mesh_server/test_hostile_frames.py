@@ -7,8 +7,9 @@ import os
 import msgspec
 import pytest
 
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
-from vaultfs.mesh.messages import Code, Ping, Pong, Welcome
+from vaultfs.mesh.messages import Ping, Pong, Welcome
 
 from .running import ALICE, HELLO, Peer
 

@@ -20,8 +20,9 @@ from mesh_server.forged_records import ForgedRecords, logging_context
 from vaultfs.mesh import tls_stream
 from vaultfs.mesh.answers import failure
 from vaultfs.mesh.incoming_object import IncomingObject
+from vaultfs.mesh.message_codec import data_frame, encode
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
-from vaultfs.mesh.messages import Go, Ping, Pong, Stored, Welcome, data_frame, encode
+from vaultfs.mesh.messages import Go, Ping, Pong, Stored, Welcome
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.tls import server_context
 from vaultfs.mesh.tls_stream import TlsStream

@@ -10,8 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.identity import Identity
-from vaultfs.mesh.messages import Code, Ping, Pong, Welcome
+from vaultfs.mesh.messages import Ping, Pong, Welcome
 from vaultfs.mesh.server import EventKind, Limits
 
 from .running import ALICE, BOB, HELLO, NO_SCRUB_S, STRANGER, Peer, running

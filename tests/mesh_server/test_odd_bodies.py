@@ -6,8 +6,10 @@ import pytest
 from mesh_replicas.peer_objects import data_of, read, segment_key
 
 from vaultfs.mesh import incoming_object
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import DATA_BYTES, frame
-from vaultfs.mesh.messages import Abort, Code, Fail, Go, Ping, Pong, Stored, data_frame, encode
+from vaultfs.mesh.message_codec import data_frame, encode
+from vaultfs.mesh.messages import Abort, Fail, Go, Ping, Pong, Stored
 
 from .running import Peer
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from mesh_replicas.peer_objects import VAULT, put_segment
 
-from vaultfs.mesh.messages import Code, Fail, Get, Have
+from vaultfs.mesh.failure_codes import Code
+from vaultfs.mesh.messages import Fail, Get, Have
 
 from .running import Peer
 

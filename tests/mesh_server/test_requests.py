@@ -20,6 +20,7 @@ from mesh_replicas.peer_objects import (
     segment_key,
 )
 
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import MAX_PAYLOAD_BYTES
 from vaultfs.mesh.messages import (
     MAGIC,
@@ -27,7 +28,6 @@ from vaultfs.mesh.messages import (
     Abort,
     Audit,
     Challenge,
-    Code,
     Data,
     Delete,
     Deleted,

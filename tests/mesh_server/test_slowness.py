@@ -8,9 +8,11 @@ import pytest
 from mesh_replicas.peer_objects import VAULT, data_of, put_segment, segment_key
 from trio.testing import MockClock, wait_all_tasks_blocked, wait_all_threads_completed
 
+from vaultfs.mesh import tls_stream
 from vaultfs.mesh.frames import DATA_BYTES
+from vaultfs.mesh.message_codec import data_frame, encode
 from vaultfs.mesh.message_stream import ConnectionLostError
-from vaultfs.mesh.messages import Body, Get, Go, Goodbye, Pair, Paired, Ping, Pong, Welcome, data_frame, encode
+from vaultfs.mesh.messages import Body, Get, Go, Goodbye, Pair, Paired, Ping, Pong, Welcome
 from vaultfs.mesh.pairing import ANY_VAULT, Meeting, code_key, parse_code
 
 from .running import ALICE, HELLO, PEER, STRANGER, Caller, Peer
@@ -188,7 +190,10 @@ async def test_hello_in_time_ends_the_limit_of_the_greeting(peer: Peer, mock_clo
         await caller.ask(Ping(1), Pong)
 
 
-async def test_what_comes_in_the_last_moment_is_no_fault(peer: Peer, mock_clock: MockClock) -> None:
+async def test_what_comes_in_the_last_moment_is_no_fault(
+    peer: Peer, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_stream, "_LINGER_MS", 0)  # the loop waits, and not a thread
     data = data_of(1, 1000)
     async with peer.call() as caller:
         await caller.ask(caller.put(segment_key(data), data), Go)

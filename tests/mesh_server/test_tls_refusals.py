@@ -22,8 +22,9 @@ from vaultfs.ids import PeerId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.dialing import dial
 from vaultfs.mesh.identity import authority_key, authority_pem
+from vaultfs.mesh.message_codec import encode
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
-from vaultfs.mesh.messages import Ping, Pong, Welcome, encode
+from vaultfs.mesh.messages import Ping, Pong, Welcome
 from vaultfs.mesh.server import EventKind
 from vaultfs.mesh.tls import APPLICATION, client_context
 from vaultfs.mesh.tls_stream import TlsStream

@@ -10,23 +10,10 @@ import trio.testing
 from mesh_replicas.peer_objects import VAULT, data_of, digest_of, put_segment, read, segment_key
 
 from vaultfs.errors import NoSpaceError, RemoteError
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import DATA_BYTES
-from vaultfs.mesh.messages import (
-    Abort,
-    Body,
-    Code,
-    Data,
-    Fail,
-    Get,
-    Go,
-    Goodbye,
-    Message,
-    Ping,
-    Pong,
-    Put,
-    Stored,
-    data_frame,
-)
+from vaultfs.mesh.message_codec import data_frame
+from vaultfs.mesh.messages import Abort, Body, Data, Fail, Get, Go, Goodbye, Message, Ping, Pong, Put, Stored
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_reading import Reader
 from vaultfs.mesh.server import Limits

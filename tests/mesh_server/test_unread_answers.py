@@ -10,7 +10,8 @@ import trio.testing
 
 from vaultfs.mesh import conversation
 from vaultfs.mesh.answers import Answers
-from vaultfs.mesh.messages import FromCaller, Message, Ping, Pong, decode_from_caller, encode
+from vaultfs.mesh.message_codec import decode_from_caller, encode
+from vaultfs.mesh.messages import FromCaller, Message, Ping, Pong
 
 from .running import Peer
 

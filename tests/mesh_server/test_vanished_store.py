@@ -13,7 +13,8 @@ import pytest
 from mesh_replicas.peer_objects import VAULT, put_segment, segment_key
 
 from vaultfs.errors import RemoteError
-from vaultfs.mesh.messages import Code, Fail, Go, Have, Holds, List, Ping, Pong, Stat, State, Status
+from vaultfs.mesh.failure_codes import Code
+from vaultfs.mesh.messages import Fail, Go, Have, Holds, List, Ping, Pong, Stat, State, Status
 
 from .running import Peer
 

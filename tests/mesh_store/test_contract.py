@@ -1,31 +1,21 @@
-"""What every store promises (`vaultfs.remotes.store`), of peers, which take only what belongs to a vault.
-
-The suite for other stores uses keys and contents that no vault has, so it cannot be used here.
-"""
+"""The contract of stores, of peers, which take only what belongs to a vault; and what is theirs alone."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from typing import BinaryIO
 
 import blake3
 import pytest
 from mesh_repair.signed_vault import SignedVault
+from remotes.contract import StoreContract
+from remotes.data import read
 
 from vaultfs.errors import (
-    IntegrityError,
     ObjectExistsError,
-    ObjectMissingError,
-    RemoteError,
     RemoteRefusedError,
     RemoteUnreachableError,
-    StorageError,
-    UsageError,
-    VaultError,
 )
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.store import MeshStore
@@ -33,14 +23,13 @@ from vaultfs.remotes.bodies import PIECE_BYTES
 from vaultfs.remotes.counting import CountingStore
 from vaultfs.remotes.limiting import LimitedStore, TokenBucket
 from vaultfs.remotes.probing import probe
-from vaultfs.remotes.store import BytesSource, Features, ObjectInfo
+from vaultfs.remotes.store import BytesSource, Features
 from vaultfs.sync.remote_layout import segment_key
 
 from .peers import RunningPeer
 
 NOTE = "heads/swept/" + "5" * 64
 OTHER_NOTE = "heads/swept/" + "6" * 64
-SIZES = [1, 1000, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 7]
 
 
 def segment(size: int, seed: int = 1) -> tuple[str, bytes]:
@@ -48,22 +37,28 @@ def segment(size: int, seed: int = 1) -> tuple[str, bytes]:
     return segment_key(SegmentName(blake3.blake3(data).hexdigest())), data
 
 
-def read(store: MeshStore, key: str, offset: int = 0, length: int | None = None) -> bytes:
-    return b"".join(store.get(key, offset=offset, length=length))
+class VaultObjects:
+    """Names and contents as they are in a vault: a segment has the hash of its bytes, and is deleted by order only."""
+
+    notes = (NOTE, OTHER_NOTE)
+    missing = (segment(11)[0], NOTE, "vault.json", "heads/" + "a" * 64 + "/0000000001-" + "b" * 64)
+
+    def made(self, size_bytes: int) -> tuple[str, bytes]:
+        return segment(size_bytes)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_is_put_can_be_got(store: MeshStore, size: int) -> None:
-    key, data = segment(size)
-    store.put(key, BytesSource(data))
-    pieces = list(store.get(key))
-    assert b"".join(pieces) == data
-    assert all(0 < len(piece) <= PIECE_BYTES for piece in pieces)
-    assert store.size_bytes(key) == size
-    assert list(store.list("")) == [ObjectInfo(key, size)]
-    middle = size // 3
-    assert read(store, key, offset=middle) == data[middle:]
-    assert read(store, key, offset=middle, length=size // 2) == data[middle : middle + size // 2]
+@pytest.fixture
+def objects() -> VaultObjects:
+    return VaultObjects()
+
+
+@pytest.fixture
+def conditional_store(store: MeshStore) -> MeshStore:
+    return store
+
+
+class TestContract(StoreContract):
+    """Of peers as one store."""
 
 
 def test_all_objects_of_a_vault(store: MeshStore, vault: SignedVault) -> None:
@@ -76,68 +71,10 @@ def test_all_objects_of_a_vault(store: MeshStore, vault: SignedVault) -> None:
         assert read(store, key) == data
 
 
-@pytest.mark.parametrize("key", ["", "/", "a/", "..", "a/../b", "a b", "a\0", "ä", "a" * 513])
-def test_invalid_keys_are_refused(store: MeshStore, key: str) -> None:
-    requests: list[Callable[[], object]] = [
-        lambda: store.put(key, BytesSource(b"x")),
-        lambda: read(store, key),
-        lambda: store.size_bytes(key),
-        lambda: store.delete(key),
-    ]
-    for request in requests:
-        with pytest.raises(UsageError):
-            request()
-
-
 def test_keys_that_no_vault_has_are_refused(store: MeshStore) -> None:
     with pytest.raises(RemoteRefusedError):
         store.put("dir/object", BytesSource(b"data"))
     assert list(store.list("")) == []
-
-
-@pytest.mark.parametrize("key", [segment(10)[0], NOTE, "vault.json", "heads/" + "a" * 64 + "/0000000001-" + "b" * 64])
-def test_what_is_missing(store: MeshStore, key: str) -> None:
-    with pytest.raises(ObjectMissingError):
-        read(store, key)
-    with pytest.raises(ObjectMissingError):
-        read(store, key, offset=1, length=1)
-    assert store.size_bytes(key) is None
-    if key == NOTE:
-        store.delete(key)
-
-
-@pytest.mark.parametrize(("offset", "length"), [(0, 11), (11, None), (5, 6), (10, 1)])
-def test_parts_that_are_not_there(store: MeshStore, offset: int, length: int | None) -> None:
-    key, data = segment(10)
-    store.put(key, BytesSource(data))
-    with pytest.raises(RemoteError):
-        read(store, key, offset=offset, length=length)
-
-
-@pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, -1)])
-def test_parts_that_make_no_sense(store: MeshStore, offset: int, length: int | None) -> None:
-    with pytest.raises(UsageError):
-        read(store, segment(10)[0], offset=offset, length=length)
-
-
-def test_nothing_of_an_object(store: MeshStore) -> None:
-    key, data = segment(10)
-    store.put(key, BytesSource(data))
-    assert read(store, key, offset=3, length=0) == b""
-    assert read(store, key, offset=10) == b""
-
-
-def test_notes_are_replaced_and_deleted(store: MeshStore) -> None:
-    store.put(NOTE, BytesSource(b"one"))
-    store.put(OTHER_NOTE, BytesSource(b"other"))
-    store.put(NOTE, BytesSource(b"two"))
-    assert read(store, NOTE) == b"two"
-    with pytest.raises(ObjectExistsError):
-        store.put(NOTE, BytesSource(b"three"), if_absent=True)
-    assert read(store, NOTE) == b"two"
-    store.delete(NOTE)
-    store.delete(NOTE)
-    assert [info.key for info in store.list("heads/")] == [OTHER_NOTE]
 
 
 def test_the_header_is_replaced(store: MeshStore, vault: SignedVault, make_store: Callable[[], MeshStore]) -> None:
@@ -168,54 +105,6 @@ def test_segments_are_deleted_only_by_order(store: MeshStore) -> None:
 def test_what_it_can_do_is_found_out(store: MeshStore) -> None:
     assert probe(store) == Features(conditional_create=True, range_reads=True, lists_at_once=True)
     assert list(store.list("")) == []
-
-
-class WrongSource:
-    """A source that does not have the bytes that it says."""
-
-    def __init__(self, data: bytes, size_bytes: int) -> None:
-        self._data = data
-        self._size_bytes = size_bytes
-
-    @property
-    def size_bytes(self) -> int:
-        return self._size_bytes
-
-    def open(self) -> AbstractContextManager[BinaryIO]:
-        return io.BytesIO(self._data)
-
-
-class UnreadableFile(io.BytesIO):
-    def read(self, size: int | None = -1, /) -> bytes:
-        raise OSError(5, "Input/output error")
-
-
-class UnreadableSource(WrongSource):
-    def open(self) -> AbstractContextManager[BinaryIO]:
-        return UnreadableFile(self._data)
-
-
-class UnopenableSource(WrongSource):
-    def open(self) -> AbstractContextManager[BinaryIO]:
-        raise FileNotFoundError(2, "No such file or directory")
-
-
-@pytest.mark.parametrize("key", [segment(1000)[0], NOTE])
-@pytest.mark.parametrize(
-    ("kind", "size", "error"),
-    [
-        (WrongSource, 1001, IntegrityError),
-        (WrongSource, 999, IntegrityError),
-        (UnreadableSource, 1000, StorageError),
-        (UnopenableSource, 1000, StorageError),
-    ],
-)
-def test_a_source_that_is_not_what_it_says(
-    store: MeshStore, key: str, kind: type[WrongSource], size: int, error: type[VaultError]
-) -> None:
-    with pytest.raises(error):
-        store.put(key, kind(segment(1000)[1], size))
-    assert store.size_bytes(key) is None
 
 
 def test_bytes_are_counted_and_limited(store: MeshStore) -> None:

@@ -81,6 +81,30 @@ def test_shares_count_and_nobody_remembers_those_of_who_is_away() -> None:
     assert find_losses(looked(some, view(B)), {}, KNOWN, 1).gone == {Y}
     assert find_losses(looked(some, other), {}, {Y: 21}, 1).gone == {Y}
     assert find_losses(looked(some, away(B)), {B: {}}, KNOWN, 1).gone == set()
+    assert find_losses(looked(some, away(B)), {B: {}}, KNOWN, 1, shares_before={B: {}}).gone == {Y}
+    assert find_losses(looked(some, away(B)), {B: {}}, KNOWN, 1, shares_before={B: other.shares}).gone == set()
+
+
+def test_a_share_less() -> None:
+    coded = CodedSegment(Y, 20, Coding(2, 3))
+    keys = [ShareKey(coded, index, "d" * 64) for index in range(3)]
+    before = {peer: {Y: [key]} for peer, key in zip((A, B, C), keys, strict=True)}
+    some, other, third = view(A), view(B), view(C)
+    some.shares, other.shares = before[A], before[B]
+
+    def short(*views: PeerView, coding: Coding | None = coded.coding) -> set[SegmentName]:
+        found = find_losses(looked(*views), {}, {Y: 20}, 1, coding=coding, shares_before=before)
+        return found.short
+
+    assert short(some, other, third) == {Y}
+    assert short(some, other, third, coding=None) == set()
+    assert short(some, other) == {Y}, "one is no peer any more"
+    assert short(some, other, away(C)) == set(), "it has not told otherwise"
+    assert short(view(A), view(B), third) == set(), "they are gone"
+    third.shares = {Y: [ShareKey(coded, 2, "e" * 64)]}
+    assert short(some, other, third) == set(), "it has another one for it"
+    del before[C]
+    assert short(some, away(B), view(C)) == set(), "there never were more, and who is away has lost nothing"
 
 
 def test_a_copy_less() -> None:

@@ -9,13 +9,13 @@ import pytest
 from mesh_repair.signed_vault import SignedVault
 
 from vaultfs.errors import RemoteRefusedError, RemoteUnreachableError
-from vaultfs.ids import SegmentName
+from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.asking import NotAllPeersError
-from vaultfs.mesh.client import Signed
+from vaultfs.mesh.client import MeshClient, Signed
 from vaultfs.mesh.grants import Grant
 from vaultfs.mesh.standing import Standing, StandingFile
 from vaultfs.mesh.store import MeshStore
-from vaultfs.remotes.store import BytesSource
+from vaultfs.remotes.store import BytesSource, ObjectInfo
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.sync.keep_policy import KeepPolicy
 from vaultfs.sync.ledger import Ledger
@@ -58,7 +58,7 @@ class Machine:
     def prune(self, now_ns: int) -> PruneReport:
         store = self.make(self.replicas, sign=self.sign)
         with self.ledger.locked(store.name) as ledger:
-            return prune(store, ledger, KeepPolicy(last=1), now_ns=now_ns)
+            return prune(store, ledger, KeepPolicy(last=1), now_ns=now_ns, delete_all=store.delete_all)
 
 
 @pytest.fixture
@@ -147,15 +147,14 @@ def test_a_segment_is_not_deleted_unless_all_its_shares_are_found(
     one, _ = machines
     one.sync()
     store = one.make(1, sign=one.sign)
-    real = store._coded.locate
+    real = MeshClient.listing
 
-    async def locate(*args: object) -> object:
-        found = await real(*args)  # type: ignore[arg-type]
-        del found.values[peers[0].id]
-        found.failures[peers[0].id] = RemoteUnreachableError("it is away for a moment")
-        return found
+    async def listing(client: MeshClient, peer: PeerId, vault_id: VaultId, prefix: str) -> list[ObjectInfo]:
+        if peer == peers[0].id and prefix.startswith("shares/"):
+            raise RemoteUnreachableError("it is away for a moment")
+        return await real(client, peer, vault_id, prefix)
 
-    monkeypatch.setattr(store._coded, "locate", locate)
+    monkeypatch.setattr(MeshClient, "listing", listing)
     key = segment_key(min(vault.segments))
     with pytest.raises(NotAllPeersError):
         store.delete(key)

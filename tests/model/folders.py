@@ -6,12 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Protocol
 
+from backup_faults.real_processes import Forker
+
 PASSWORD = "correct horse battery staple"
-REPOSITORY = Path(__file__).parents[2]
 CHUNK_SIZE = "4K"
 """Small, so that files of some dozen KiB have many chunks."""
 
@@ -53,11 +53,13 @@ class MountedVault:
 
     Args:
         base: an empty directory.
+        forker: starts the commands.
         commit_interval_s: long, so that nothing but promises makes anything durable.
     """
 
-    def __init__(self, base: Path, commit_interval_s: float = 3600.0) -> None:
+    def __init__(self, base: Path, forker: Forker, commit_interval_s: float = 3600.0) -> None:
         self.path = base / "folder"
+        self._forker = forker
         self._vault = base / "vault"
         self._passfile = base / "passfile"
         self._interval = str(commit_interval_s)
@@ -65,16 +67,14 @@ class MountedVault:
         self._passfile.touch(mode=0o600)
         self._passfile.write_text(PASSWORD)
         self._vaultfs("init", self._vault, "--kdf-memory", "64M", "--chunk-size", CHUNK_SIZE)
+        forker.stretch(self._vault, PASSWORD)
         self._mount()
 
-    def _vaultfs(self, verb: str, *words: str | Path) -> str:
-        command: list[str | Path] = [sys.executable, "-m", "vaultfs.cli", verb, *words]
-        if verb != "umount":
-            command += ["--passfile", self._passfile]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise AssertionError(f"vaultfs {verb} ended with {done.returncode}: {done.stderr}")
-        return done.stdout
+    def _vaultfs(self, verb: str, *words: str | Path) -> None:
+        secret: list[str | Path] = [] if verb == "umount" else ["--passfile", self._passfile]
+        done = self._forker.run(verb, *words, *secret)
+        if done.code != 0:
+            raise AssertionError(f"vaultfs {verb} ended with {done.code}: {done.err}")
 
     def _mount(self) -> None:
         self._vaultfs("mount", self._vault, self.path, "--commit-interval", self._interval)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from backup_faults.real_processes import Forker
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -35,8 +36,8 @@ def run_machine(
 
 
 @pytest.fixture
-def mounted(scratch: Path) -> Iterator[MountedVault]:
-    vault = MountedVault(scratch)
+def mounted(scratch: Path, forker: Forker) -> Iterator[MountedVault]:
+    vault = MountedVault(scratch, forker)
     yield vault
     vault.close()
 

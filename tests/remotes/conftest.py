@@ -22,7 +22,6 @@ from vaultfs.remotes.directory import DirectoryStore
 from vaultfs.remotes.limiting import LimitedStore, TokenBucket
 from vaultfs.remotes.locations import parse
 from vaultfs.remotes.opendal_services import make_store as make_opendal
-from vaultfs.remotes.opendal_services import memory_store
 from vaultfs.remotes.opendal_store import OpenDalStore
 from vaultfs.remotes.retrying import RetryingStore, RetryPolicy
 from vaultfs.remotes.s3 import S3Options, S3Store
@@ -211,7 +210,7 @@ def make_store(
         "memory": MemoryStore,
         "directory": lambda: DirectoryStore(directory()),
         "s3": s3,
-        "opendal-memory": memory_store,
+        "opendal-memory": lambda: OpenDalStore("memory:", lambda: {"scheme": "memory"}),
         "opendal-fs": opendal_fs,
         "webdav": webdav,
         "gdrive": lambda: drive("gdrive"),

@@ -10,7 +10,7 @@ from vaultfs.errors import UsageError
 from vaultfs.remotes.keys import is_key, is_listed, require_key, require_prefix
 from vaultfs.remotes.store import LARGEST_KEY_BYTES
 
-from .test_contract import INVALID_KEYS
+from .contract import INVALID_KEYS
 
 
 @pytest.mark.parametrize("key", INVALID_KEYS)

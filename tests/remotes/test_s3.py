@@ -26,10 +26,10 @@ from vaultfs.errors import (
 from vaultfs.remotes import s3
 from vaultfs.remotes.bodies import PIECE_BYTES
 from vaultfs.remotes.s3 import LARGEST_PUT_BYTES, S3Options, S3Store
-from vaultfs.remotes.store import BytesSource, FileSource, ObjectInfo, Store
+from vaultfs.remotes.store import BytesSource, ObjectInfo, Store
 
 from .conftest import BUCKET, free_port, shared_client
-from .data import body, read
+from .data import FileSource, body, read
 from .fake_server import Answer, FakeServer, s3_error, serving
 
 REQUESTS: dict[str, Callable[[Store], object]] = {

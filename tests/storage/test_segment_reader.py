@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import gc
 import os
 import stat
-import threading
-import weakref
 from pathlib import Path
 
 import blake3
@@ -14,12 +11,8 @@ import pytest
 from descriptors import open_files
 
 from vaultfs.errors import IntegrityError, StorageError
-from vaultfs.ids import SegmentName
 from vaultfs.storage import segment_reader
-from vaultfs.storage.layout import VaultLayout
-from vaultfs.storage.segment_format import SegmentHeader
-from vaultfs.storage.segment_reader import ReaderPool, SegmentReader, hash_file, punch
-from vaultfs.storage.segment_writer import SegmentWriter
+from vaultfs.storage.segment_reader import SegmentReader, hash_file, punch
 
 from .faults import failing
 from .foreign import KINDS, put
@@ -186,117 +179,6 @@ def test_hash_of_a_failing_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     failing(monkeypatch, "preadv", errno.EIO)
     with pytest.raises(StorageError):
         hash_file(path)
-
-
-def sealed(layout: VaultLayout, header: SegmentHeader, data: bytes) -> tuple[SegmentName, str]:
-    writer = SegmentWriter.create(layout, header)
-    writer.append([data])
-    name = writer.seal()
-    writer.discard_open_name()
-    writer.close()
-    return name, writer.token
-
-
-def test_the_pool_reads_open_and_sealed_segments(layout: VaultLayout, writer: SegmentWriter) -> None:
-    pool = ReaderPool(layout)
-    writer.append([b"data"])
-    reader = pool.get(None, writer.token)
-    assert reader.read(64, 4) == b"data"
-    name = writer.seal()
-    writer.discard_open_name()
-    assert pool.get(name, writer.token) is reader
-    pool.forget(writer.token)
-    pool.forget(writer.token)
-    fresh = pool.get(name, writer.token)
-    assert fresh is not reader
-    assert fresh.read(64, 4) == b"data"
-    with pytest.raises(IntegrityError, match="missing"):
-        ReaderPool(layout).get(None, writer.token)
-
-
-def test_the_pool_keeps_the_most_recently_used(layout: VaultLayout, header: SegmentHeader) -> None:
-    before = open_files()
-    pool = ReaderPool(layout, limit=2)
-    segments = [sealed(layout, header, bytes([number])) for number in range(3)]
-    first = pool.get(*segments[0])
-    second = weakref.ref(pool.get(*segments[1]))
-    assert second() is not None
-    assert pool.get(*segments[0]) is first
-    third = pool.get(*segments[2])
-    assert second() is None
-    assert open_files() == before + 2
-    assert pool.get(*segments[0]) is first
-    assert pool.get(*segments[2]) is third
-    pool.close()
-    assert open_files() == before + 2  # those that are in use here
-    assert first.read(64, 1) == b"\0"
-    del first, third
-    assert open_files() == before
-    assert pool.get(*segments[1]).read(64, 1) == b"\1"
-
-
-def test_a_reader_in_use_is_never_closed_by_the_pool(layout: VaultLayout, header: SegmentHeader) -> None:
-    pool = ReaderPool(layout, limit=1)
-    segments = [sealed(layout, header, bytes([number]) * 100) for number in range(20)]
-    readers = [pool.get(*segment) for segment in segments]
-    pool.forget(segments[-1][1])
-    for number, reader in enumerate(readers):
-        assert reader.read(64, 100) == bytes([number]) * 100
-
-
-def test_threads_share_a_pool(layout: VaultLayout, header: SegmentHeader) -> None:
-    pool = ReaderPool(layout, limit=3)
-    segments = [sealed(layout, header, bytes([number]) * 100) for number in range(8)]
-    wrong: list[object] = []
-
-    def work(start: int) -> None:
-        for step in range(400):
-            number = (start * 3 + step * 5) % 8
-            try:
-                if pool.get(*segments[number]).read(64, 100) != bytes([number]) * 100:
-                    wrong.append(number)
-            except Exception as error:
-                wrong.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
-def test_out_of_descriptors_the_pool_gives_its_own_back(
-    layout: VaultLayout, header: SegmentHeader, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    pool = ReaderPool(layout)
-    segments = [sealed(layout, header, bytes([number])) for number in range(3)]
-    for segment in segments[:2]:
-        pool.get(*segment)
-    gc.collect()
-    before = open_files()
-    with monkeypatch.context() as patch:
-        failing(patch, "open", code, times=1)
-        assert pool.get(*segments[2]).read(64, 1) == b"\2"
-    assert open_files() == before - 1
-    with monkeypatch.context() as patch:
-        failing(patch, "open", code)
-        with pytest.raises(StorageError):
-            pool.get(*segments[0])
-
-
-def test_other_errors_cost_the_pool_nothing(
-    layout: VaultLayout, header: SegmentHeader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = ReaderPool(layout)
-    segments = [sealed(layout, header, bytes([number])) for number in range(2)]
-    first = pool.get(*segments[0])
-    with monkeypatch.context() as patch:
-        failing(patch, "open", errno.EACCES)
-        with pytest.raises(StorageError):
-            pool.get(*segments[1])
-    assert pool.get(*segments[0]) is first
 
 
 def test_punching_gives_whole_blocks_back(path: Path) -> None:

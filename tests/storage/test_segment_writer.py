@@ -286,7 +286,7 @@ def test_sealing(writer: SegmentWriter, layout: VaultLayout) -> None:
     assert layout.open_tokens() == []
     assert hash_file(path) == name
     assert writer.read(64, 4) == b"data"
-    writer.abandon()
+    writer.close()
     assert hash_file(path) == name
 
 
@@ -322,10 +322,11 @@ def test_sealing_when_the_open_name_is_gone(writer: SegmentWriter, layout: Vault
         writer.seal()
 
 
-def test_abandoning(writer: SegmentWriter, layout: VaultLayout) -> None:
+def test_closing_and_discarding(writer: SegmentWriter, layout: VaultLayout) -> None:
     before = open_files()
-    writer.abandon()
-    writer.abandon()
+    for _ in range(2):
+        writer.close()
+        writer.discard_open_name()
     assert layout.open_tokens() == []
     assert open_files() == before - 1
     with pytest.raises(StorageError):

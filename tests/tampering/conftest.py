@@ -11,6 +11,12 @@ from fsck.vault_copies import Copy, make
 __all__ = ["copy", "other", "own_state", "quick_unlocking", "template"]
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="session")
 def _other_template(tmp_path_factory: pytest.TempPathFactory, quick_unlocking: None) -> Copy:
     base = tmp_path_factory.mktemp("other")

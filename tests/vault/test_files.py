@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vaultfs.errors import FileSystemError
-from vaultfs.vault import files
+from vaultfs.vault import files, writeback
 from vaultfs.vault.api import Vault
 
 from .vaults import CHUNK_BYTES, Makers, Place, read, require_consistent, write
@@ -184,7 +184,7 @@ def test_a_file_is_what_was_written(makers: Makers, scratch: Path, program: list
 def test_also_with_compression_and_deduplication(
     makers: Makers, scratch: Path, monkeypatch: pytest.MonkeyPatch, program: list[Step]
 ) -> None:
-    monkeypatch.setattr(files, "DEDUP_MIN_BYTES", 16)
+    monkeypatch.setattr(writeback, "DEDUP_MIN_BYTES", 16)
     carry_out(makers, scratch, program, "zstd")
 
 
@@ -194,13 +194,13 @@ def test_also_with_little_memory(
     makers: Makers, scratch: Path, monkeypatch: pytest.MonkeyPatch, program: list[Step]
 ) -> None:
     """Dirty chunks go to the sealing thread all the time."""
-    monkeypatch.setattr(files, "DIRTY_LIMIT_BYTES", CHUNK_BYTES)
-    monkeypatch.setattr(files, "DEDUP_MIN_BYTES", 16)
+    monkeypatch.setattr(writeback, "DIRTY_LIMIT_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(writeback, "DEDUP_MIN_BYTES", 16)
     carry_out(makers, scratch, program)
 
 
 def test_equal_chunks_are_stored_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "DEDUP_MIN_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(writeback, "DEDUP_MIN_BYTES", CHUNK_BYTES)
     data = payload(3, CHUNK_BYTES)
     with place.opened() as vault:
         write(vault, "/a", data)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vaultfs.errors import NoSpaceError
-from vaultfs.vault import files as files_module
+from vaultfs.vault import writeback
 from vaultfs.vault.api import Vault
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
@@ -115,14 +115,14 @@ def test_what_changed_while_it_was_read_is_not_put_back(
 
 
 def test_adopted_chunks_count_as_dirty(fs: FileSystem, inode: Inode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "DIRTY_LIMIT_BYTES", 3 * CHUNK_BYTES)
+    monkeypatch.setattr(writeback, "DIRTY_LIMIT_BYTES", 3 * CHUNK_BYTES)
     most = 0
     for index in range(CHUNKS):
         rewrite(fs, inode, index * CHUNK_BYTES + 7, b"x")
-        most = max(most, fs.files.dirty_bytes)
+        most = max(most, fs.writeback.dirty_bytes)
     assert most <= 4 * CHUNK_BYTES
     fs.committer.commit()
-    assert fs.files.dirty_bytes == 0
+    assert fs.writeback.dirty_bytes == 0
 
 
 def test_a_full_disk_takes_nothing_more(fs: FileSystem, inode: Inode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_a_full_disk_takes_nothing_more(fs: FileSystem, inode: Inode, monkeypatc
         raise NoSpaceError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_module, "DIRTY_LIMIT_BYTES", 0)
+        patch.setattr(writeback, "DIRTY_LIMIT_BYTES", 0)
         patch.setattr(fs.pipeline, "submit", full)
         with pytest.raises(NoSpaceError):
             fs.files.adopt(inode, planned, has_waited=False)

@@ -13,6 +13,12 @@ from vault_adopting.copies import KEY, Copies, remove, write
 from vaultfs.crypto.kdf import KdfParameters
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="session")
 def master_copies(tmp_path_factory: pytest.TempPathFactory) -> Copies:
     """Both make snapshots 2 and 3 by themselves, with chunks and inodes of the same numbers."""

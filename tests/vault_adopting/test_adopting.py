@@ -38,9 +38,9 @@ from vaultfs.storage.snapshot_history import add_to_history
 from vaultfs.vault.adopting import Adopting, Theirs
 from vaultfs.vault.fsck import check
 from vaultfs.vault.head import Head
+from vaultfs.vault.metadata_image import open_image
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.snapshot_manifest import manifest_files
-from vaultfs.vault.snapshots import open_image
 
 
 def test_theirs_is_the_present_and_ours_is_kept(copies: Copies) -> None:

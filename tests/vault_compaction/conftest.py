@@ -15,6 +15,12 @@ from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.vault.api import Vault
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="session")
 def empty_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compaction") / "vault"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -118,16 +119,31 @@ async def test_a_full_disk_is_tried_again_later(
     content = thinned(vault, data)
     old = few_left(vault)
     background = BackgroundCompaction(fs, Durability(fs), Counter())
+    step = background.step
+    failed_at: list[float] = []
+    was_tried_again = trio.Event()
+
+    async def watched() -> bool:
+        try:
+            return await step()
+        except NoSpaceError:
+            failed_at.append(trio.current_time())
+            if len(failed_at) == 3:
+                was_tried_again.set()
+            raise
+
     with monkeypatch.context() as patch:
 
         def fail(*arguments: object) -> int:
             raise NoSpaceError("no space")
 
         patch.setattr(SegmentWriter, "append", fail)
-        with pytest.raises(NoSpaceError):
-            await background.step()
-        with trio.move_on_after(500):
-            await background.run()
+        patch.setattr(background, "step", watched)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background.run)
+            await was_tried_again.wait()  # not for a time: the clock jumps while a thread works for a step
+            nursery.cancel_scope.cancel()
+    assert all(later - earlier >= compacting.FULL_PAUSE_S for earlier, later in itertools.pairwise(failed_at))
     assert fs.committer.failure is None
     await until_idle(background)
     settle(fs)

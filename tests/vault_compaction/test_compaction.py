@@ -24,11 +24,12 @@ from vaultfs.errors import ChunkIntegrityError, NoSpaceError, StorageError
 from vaultfs.ids import ChunkId, SegmentId, SegmentName, SnapshotSeq
 from vaultfs.metadata.compaction_rows import Policy
 from vaultfs.storage.segment_writer import SegmentWriter
-from vaultfs.vault import snapshots
 from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import STEP_BYTES, STEP_CHUNKS, Compactor
 from vaultfs.vault.opening import open_filesystem
 from vaultfs.vault.segment_index import read_index
+from vaultfs.vault.snapshot_deleting import delete_snapshot
+from vaultfs.vault.snapshot_making import create_snapshot
 
 
 def test_segments_with_little_left_are_written_again_and_deleted(path: Path, vault: Vault, data: bytes) -> None:
@@ -183,13 +184,13 @@ def test_a_chunk_that_ends_while_its_copy_is_appended_is_garbage(vault: Vault, d
 def test_a_segment_that_a_snapshot_needs_waits_for_its_end(vault: Vault, data: bytes) -> None:
     fs = vault.filesystem
     write(vault, "/file", data)
-    info = snapshots.create_snapshot(fs, "keep")
+    info = create_snapshot(fs, "keep")
     needed = set(sealed(fs))
     content = thinned(vault, data)
     before = {number: row.name for number, row in sealed(fs).items() if number in needed}
     compacted(fs)
     assert {number: row.name for number, row in sealed(fs).items() if number in needed} == before
-    snapshots.delete_snapshot(fs, info.seq)
+    delete_snapshot(fs, info.seq)
     settle(fs)
     compacted(fs)
     assert not [row for row in sealed(fs).values() if row.live < 0.3 * row.size and row.size > 100_000]
@@ -251,7 +252,7 @@ def test_a_damaged_chunk_is_never_copied_and_harms_no_other(path: Path, vault: V
     compacted(fs)
     assert [chunk.id for chunk in fs.chunk_rows.chunks_of_segment(row.id)] == [victim.id]
     assert set(sealed(fs)) >= {row.id}
-    ((_, index),) = fs.chunk_rows.users_of_chunk(victim.id)
+    ((index,),) = fs.database.execute("SELECT idx FROM extent WHERE chunk=?", (victim.id,))
     size = fs.chunk_size
     with vault.open("/file") as opened:
         for number in range(len(content) // size):

@@ -20,6 +20,12 @@ __all__ = ["data", "empty_copy", "path", "vault"]
 
 
 @pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
+@pytest.fixture
 def clone(path: Path, data: bytes, tmp_path: Path) -> tuple[Path, Elsewhere]:
     target = VaultLayout(tmp_path / "clone")
     with vaultfs.open_vault(path, KEY) as vault:

@@ -13,6 +13,12 @@ from vaultfs.crypto.kdf import KdfParameters
 from vaultfs.vault.keyslots import add_slot
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 @pytest.fixture(scope="session")
 def master_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "vault"

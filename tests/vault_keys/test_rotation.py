@@ -28,12 +28,13 @@ from vaultfs.metadata.database import MetadataDatabase
 from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_format import HEADER_BYTES, SegmentHeader
-from vaultfs.vault import snapshots
 from vaultfs.vault.compaction import compact
 from vaultfs.vault.head import witness_path
 from vaultfs.vault.keyslots import list_slots
 from vaultfs.vault.opening import load_header, open_filesystem
 from vaultfs.vault.rotation import RotationState, rotate, rotation_state
+from vaultfs.vault.snapshot_deleting import delete_snapshot
+from vaultfs.vault.snapshot_making import create_snapshot
 
 
 def rotated(path: Path, *survivors: Secret, rewrite: bool = False) -> RotationState:
@@ -180,7 +181,7 @@ def test_fingerprints_of_the_old_key_are_forgotten(path: Path) -> None:
 
 def test_a_snapshot_keeps_the_old_key_until_it_is_deleted(path: Path) -> None:
     fs = open_filesystem(path, KEY)
-    seq = snapshots.create_snapshot(fs, "before").seq
+    seq = create_snapshot(fs, "before").seq
     fs.close()
     state = rotated(path, rewrite=True)
     assert state.snapshots == 1
@@ -189,7 +190,7 @@ def test_a_snapshot_keeps_the_old_key_until_it_is_deleted(path: Path) -> None:
     assert epochs_in_ring(path) == (1, 2)
     require_files(path, KEY)
     fs = open_filesystem(path, KEY)
-    snapshots.delete_snapshot(fs, seq)
+    delete_snapshot(fs, seq)
     fs.close()
     finish(path)
     assert epochs_in_ring(path) == (2,)

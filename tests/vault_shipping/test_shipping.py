@@ -19,7 +19,7 @@ from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.shipping import KEPT, LABEL, has_holes, prepare, preparing
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
-from vaultfs.vault.snapshots import Step
+from vaultfs.vault.steps import Step
 
 
 class NoRequests:

@@ -13,7 +13,7 @@ from vaultfs.vault.api import Vault
 from vaultfs.vault.compaction import POLICY
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.shipping import LABEL, WORN_PERCENT, prepare
-from vaultfs.vault.snapshots import Step, run
+from vaultfs.vault.steps import Step, run
 from vaultfs.vault.worn_segments import finding_worn
 
 from .test_shipping import add_remote, require_whole

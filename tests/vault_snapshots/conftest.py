@@ -10,6 +10,12 @@ import pytest
 from vault_snapshots.sample import Sample, fill
 
 
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """In memory: vaults are synced all the time."""
+    return scratch
+
+
 def _template(directory: Path, chunk_size_bytes: int, compression: Literal["none", "zstd"] = "none") -> Sample:
     sample = Sample.create(directory / "vault", chunk_size_bytes, compression)
     with sample.open() as vault:

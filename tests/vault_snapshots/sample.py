@@ -19,7 +19,7 @@ from vaultfs.vault import snapshot_image
 from vaultfs.vault.api import Vault
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import create_vault, load_header, open_unlocked
-from vaultfs.vault.snapshots import Step, Steps, Want
+from vaultfs.vault.steps import Step, Steps, Want
 
 PASSWORD = b"correct horse battery staple"
 

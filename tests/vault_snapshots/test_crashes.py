@@ -11,10 +11,12 @@ import pytest
 from vault_snapshots.checking import problems
 from vault_snapshots.sample import Sample, Stepper, contents, crash_after, write
 from vaultfs.errors import NoSpaceError, StorageError, VaultLockedError
-from vaultfs.vault import snapshots
+from vaultfs.vault import snapshot_deleting, snapshot_making, snapshot_recovery
 from vaultfs.vault.api import Vault
+from vaultfs.vault.snapshot_deleting import deleting
+from vaultfs.vault.snapshot_making import creating
 from vaultfs.vault.snapshot_manifest import manifest_files
-from vaultfs.vault.snapshots import Step, Steps, creating, deleting
+from vaultfs.vault.steps import Step, Steps
 
 MOST_HALF_STEPS = 500
 
@@ -22,8 +24,8 @@ MOST_HALF_STEPS = 500
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several reads of the image, and several sweeps."""
-    monkeypatch.setattr(snapshots, "READ_BYTES", 40 << 10)
-    monkeypatch.setattr(snapshots, "SWEEP_CHUNKS", 20)
+    monkeypatch.setattr(snapshot_making, "READ_BYTES", 40 << 10)
+    monkeypatch.setattr(snapshot_deleting, "SWEEP_CHUNKS", 20)
 
 
 def begin_creating(vault: Vault) -> Steps[object]:
@@ -107,7 +109,7 @@ def test_a_snapshot_whose_manifest_is_on_the_disk_is_finished(sample: Sample, mo
     shutil.copytree(database, case.path)
     _forget_witness(case)
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "_add_row", _fail)
+        patch.setattr(snapshot_recovery, "add_row", _fail)
         with pytest.raises(StorageError, match="on purpose"):
             case.open()
     with case.open() as vault:

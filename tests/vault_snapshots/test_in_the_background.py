@@ -14,9 +14,11 @@ from vault_snapshots.checking import problems
 from vault_snapshots.sample import Sample, contents, write
 from vaultfs.errors import NoSpaceError
 from vaultfs.fuse.durability import Durability
-from vaultfs.vault import snapshots
+from vaultfs.vault import snapshot_deleting, snapshot_making
 from vaultfs.vault.api import Vault
-from vaultfs.vault.snapshots import Step, Want, creating, deleting
+from vaultfs.vault.snapshot_deleting import deleting
+from vaultfs.vault.snapshot_making import creating
+from vaultfs.vault.steps import Step, Want
 
 
 class Busy:
@@ -61,7 +63,7 @@ def opened(sample: Sample) -> Iterator[tuple[Vault, Durability]]:
 
 async def test_programs_go_on(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a snapshot holds is what was there at one moment, between two writes."""
-    monkeypatch.setattr(snapshots, "READ_BYTES", 40 << 10)
+    monkeypatch.setattr(snapshot_making, "READ_BYTES", 40 << 10)
     with opened(sample) as (vault, durability):
         busy = Busy(vault, durability)
         async with trio.open_nursery() as nursery:
@@ -86,7 +88,7 @@ async def test_programs_go_on(sample: Sample, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_deleting_goes_on_beside_others(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "SWEEP_CHUNKS", 10)
+    monkeypatch.setattr(snapshot_deleting, "SWEEP_CHUNKS", 10)
     with opened(sample) as (vault, durability):
         write(vault, b"/old", os.urandom(1 << 20))
         vault.create_snapshot()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backup_faults.real_processes import Forker
 
 from vault_snapshots.sample import PASSWORD, Sample
 
@@ -24,9 +25,11 @@ class Person:
     Args:
         base: an empty directory.
         vault: not mounted.
+        forker: starts the commands.
     """
 
-    def __init__(self, base: Path, vault: Path) -> None:
+    def __init__(self, base: Path, vault: Path, forker: Forker) -> None:
+        self._forker = forker
         self.vault = vault
         self.folder = base / "folder"
         self.then = base / "then"
@@ -37,11 +40,9 @@ class Person:
             folder.mkdir()
 
     def run(self, *words: str | Path, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "vaultfs.cli", *map(str, words)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout if code == 0 else done.stderr
+        done = self._forker.run(*words)
+        assert done.code == code, done.err
+        return done.out if code == 0 else done.err
 
     def mount(self, folder: Path, *words: str, code: int = 0) -> str:
         return self.run("mount", self.vault, folder, "--passfile", self.passfile, *words, code=code)
@@ -52,8 +53,9 @@ class Person:
 
 
 @pytest.fixture
-def person(sample: Sample, tmp_path: Path) -> Iterator[Person]:
-    person = Person(tmp_path, sample.path)
+def person(sample: Sample, tmp_path: Path, forker: Forker) -> Iterator[Person]:
+    forker.stretch(sample.path, PASSWORD.decode())
+    person = Person(tmp_path, sample.path, forker)
     yield person
     for folder in (person.then, person.folder):
         if os.path.ismount(folder):

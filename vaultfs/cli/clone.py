@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vaultfs.cli.arriving import ArrivingProgress
 from vaultfs.cli.core_warnings import show_warnings
+from vaultfs.cli.offered_headers import OpenedPeers
 from vaultfs.cli.output import counted, emit_json, note, printable, say
 from vaultfs.cli.progress import progress
 from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
@@ -12,7 +15,7 @@ from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.seen_snapshots import require_newest
 from vaultfs.cli.sizes import format_size
 from vaultfs.cli.targets import OptionWords, Stores, check_connections, parse_options, parse_rate
-from vaultfs.errors import ForkedError, UsageError, VaultError
+from vaultfs.errors import ForkedError, IntegrityError, RollbackError, UsageError, VaultError
 from vaultfs.ids import SnapshotSeq
 from vaultfs.remotes.configured import Remote, load_remotes, save_remotes
 from vaultfs.remotes.store import Features, Store
@@ -27,6 +30,9 @@ from vaultfs.sync.local_vault import list_manifests
 from vaultfs.sync.remote_layout import RemoteHead
 from vaultfs.sync.remote_segments import LONG_PATIENCE_S, RemoteSegments
 from vaultfs.vault.restoring import complete
+
+if TYPE_CHECKING:
+    from vaultfs.mesh.store import MeshStore
 
 ORIGIN = "origin"
 
@@ -74,24 +80,31 @@ def run(
         if snapshot is not None:
             raise UsageError(f"{vault} is a clone already; --fill fetches its newest snapshot, so leave out --snapshot")
         with Stores(rate) as stores:
-            store = stores.open(url, options or half_filled.options)
+            peers = OpenedPeers()
+            store = stores.open(url, options or half_filled.options, {"mesh": peers.open})
             _require_sent(store, layout)
-            _fill(stores, store, layout, vault, connections, quiet=quiet, json=json)
+            _fill(stores, store, None if rate else peers.only, layout, vault, connections, quiet=quiet, json=json)
             if json:
                 emit_json({"vault": str(layout.root), "snapshot": None, "received_bytes": store.counts.received_bytes})
         return 0
     require_place(vault, layout)
     with Stores(rate) as stores:
-        store = stores.open(url, options)
+        peers = OpenedPeers()
+        store = stores.open(url, options, {"mesh": peers.open})
         head = find_head(store, snapshot)
         require_newest(store, head, snapshot)
-        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot)
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot, peers.only)
         warn_if_known(is_known=is_known)
         manifest = fetch(store, layout, head, with_segments=False)
         # What else it can do is found out by writing, which is not everybody's right: 'remote test' does that.
         save_remotes(layout, [Remote(ORIGIN, url, options, Features(range_reads=True))])
         source = RemoteSegments([lambda: store], patience_s=LONG_PATIENCE_S)
-        complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=source)
+        try:
+            complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash, source=source)
+        except RollbackError:  # that is of this machine's memory
+            raise
+        except IntegrityError as error:
+            raise IntegrityError(_damaged_there(str(error), store.name, redacted(url), layout)) from error
         _note(store, layout, head, manifest)
         if not json:
             say(
@@ -101,7 +114,7 @@ def run(
                 f"Mount it with: vaultfs mount {vault} DIR"
             )
         if fill:
-            _fill(stores, store, layout, vault, connections, quiet=quiet, json=json)
+            _fill(stores, store, None if rate else peers.only, layout, vault, connections, quiet=quiet, json=json)
         if json:
             emit_json(as_json(layout, info, store.counts.received_bytes))
     return 0
@@ -127,6 +140,25 @@ def _note(store: Store, layout: VaultLayout, head: RemoteHead, manifest: Manifes
         )
 
 
+def _damaged_there(text: str, name: str, url: str, layout: VaultLayout) -> str:
+    """What to say of damage on the remote; there is no vault here yet that could be checked.
+
+    Args:
+        text: what was found.
+        name: of the remote.
+        url: likewise, as it was given.
+        layout: where the clone was to be.
+    """
+    found = f"{text.replace('; run vaultfs fsck', '')}; {name} has nothing better"
+    if url.startswith("mesh:"):
+        vault = url.removeprefix("mesh://")
+        return (
+            f"{found}: add another peer that holds the vault, 'vaultfs peer add {vault} ID@HOST', and clone again; "
+            f"'vaultfs mesh audit {vault} --all' tells which peers have lost what they claim"
+        )
+    return f"{found}: clone from another remote, or an older snapshot with --snapshot; {layout.root} can be removed"
+
+
 def _clone_of(layout: VaultLayout, url: str) -> Remote | None:
     """The remote with this URL of the vault that is there already; None if there is no vault, or none that has it."""
     if not layout.head.exists():
@@ -147,16 +179,25 @@ def _require_sent(store: Store, layout: VaultLayout) -> None:
 
 
 def _fill(
-    stores: Stores, store: Store, layout: VaultLayout, vault: Path, connections: int, *, quiet: bool, json: bool
+    stores: Stores,
+    store: Store,
+    peers: MeshStore | None,
+    layout: VaultLayout,
+    vault: Path,
+    connections: int,
+    *,
+    quiet: bool,
+    json: bool,
 ) -> None:
     bar = progress(f"fill {vault}", "none" if quiet else "json" if json else "auto", resumable=True)
+    arriving = ArrivingProgress(bar, peers)
     with bar, stores.interruptible() as is_stopped:
         fetch_rest(
             store,
             layout,
             connections=connections,
-            progress=lambda state: bar(state.done_bytes, state.total_bytes),
-            is_stopped=is_stopped,
+            progress=arriving,
+            is_stopped=arriving.looking(is_stopped),
         )
     if not json:
         say(f"All of {printable(str(vault))} is on this machine now.")

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from vaultfs.cli.offered_headers import OpenedPeers, open_newest
 from vaultfs.cli.remote_place import RemotePlace
-from vaultfs.cli.remote_vault import unlocked
+from vaultfs.cli.remote_vault import remote_secret, unlocked
 from vaultfs.cli.secret_sources import SecretOptions
 from vaultfs.cli.targets import Stores
 from vaultfs.crypto.device import DeviceKey
-from vaultfs.errors import UsageError, VaultError
+from vaultfs.errors import ObjectMissingError, UsageError, VaultError
 from vaultfs.ids import PeerId
 from vaultfs.remotes.locations import Location
 from vaultfs.remotes.store import Store
 from vaultfs.sync.public_header import read_header
-from vaultfs.sync.remote_objects import read_remote_header
 
 if TYPE_CHECKING:
     from vaultfs.mesh.client import Signed
@@ -56,13 +56,16 @@ class SignedOrders:
             RemoteError: the peers cannot be asked.
         """
         if place.layout is not None:
-            public = read_header(place.layout)
+            _, keyring = unlocked(read_header(place.layout), options, place.name)
         else:
-            found = read_remote_header(stores.open(place.url, place.options))
-            if found is None:
-                raise UsageError(f"{place.name} has no vault.json: it holds no vault")
-            public = found
-        _, keyring = unlocked(public, options, place.name)
+            peers = OpenedPeers()
+            stores.open(place.url, place.options, {"mesh": peers.open})
+            assert peers.only is not None, "it was opened just now"
+            try:
+                offers = peers.only.offered_headers()
+            except ObjectMissingError as error:
+                raise UsageError(f"{place.name} has no vault.json: it holds no vault") from error
+            keyring = open_newest(offers, remote_secret(options, place.name), peers.only.peer_name).keyring
         return cls([DeviceKey(keyring.subkeys(epoch).device) for epoch in sorted(keyring.epochs, reverse=True)])
 
     def open(self, location: Location, options: Mapping[str, str]) -> Store:
@@ -73,15 +76,28 @@ class SignedOrders:
         """
         from vaultfs.mesh.store import MeshStore  # noqa: PLC0415  # loads an event loop and TLS
 
-        store = MeshStore.of_url(location, options, self._sign)
+        store = MeshStore.of_url(location, options, self.sign)
         self.opened.append(store)
         return store
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Have the peers that were opened delete objects, many with one order.
+
+        Args:
+            keys: of segments or manifests, all in one place.
+
+        Raises:
+            VaultError: as `MeshStore.delete_all`.
+        """
+        for store in self.opened:
+            store.delete_all(keys)
 
     def undone(self) -> dict[PeerId, VaultError]:
         """The peers that have not carried out an order, and why."""
         return {peer: error for store in self.opened for peer, error in store.undeleted.items()}
 
-    def _sign(self, data: bytes) -> list[Signed]:
+    def sign(self, data: bytes) -> list[Signed]:
+        """Sign an order, as each device, as `vaultfs.mesh.client.Signer`."""
         from vaultfs.mesh.client import Signed  # noqa: PLC0415  # loaded with the store
 
         return [Signed(device.public, device.sign(data)) for device in self._devices]

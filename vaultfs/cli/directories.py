@@ -18,11 +18,6 @@ def cache_directory() -> Path:
     return platformdirs.user_cache_path("vaultfs", appauthor=False)
 
 
-def runtime_directory() -> Path:
-    """Sockets of live mounts: ``$XDG_RUNTIME_DIR/vaultfs``."""
-    return platformdirs.user_runtime_path("vaultfs", appauthor=False)
-
-
 def log_path(mountpoint: Path) -> Path:
     """The log file of the daemon that serves a mount point: one per mount point, with a readable name.
 

@@ -94,8 +94,10 @@ def _seal() -> Seal:
 
 def _mesh(location: Location, options: Mapping[str, str]) -> Store:
     """The peers of a vault as a store, for those who have any."""
+    from vaultfs.cli.core_warnings import show_warnings  # noqa: PLC0415  # for who is told for whom it waits
     from vaultfs.mesh.store import MeshStore  # noqa: PLC0415  # imports an event loop and TLS
 
+    show_warnings()
     return MeshStore.of_url(location, options)
 
 

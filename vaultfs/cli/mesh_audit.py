@@ -14,8 +14,9 @@ from vaultfs.cli.sizes import format_size
 from vaultfs.errors import ExitCode, UsageError
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.asking import worst_of
+from vaultfs.mesh.audit_questions import AuditReport
 from vaultfs.mesh.auditing import DEFAULT_SAMPLES, MOST_SAMPLES, PeerAudit, Verdict, chance_of_finding, remember
-from vaultfs.mesh.auditor import Auditor, AuditReport
+from vaultfs.mesh.auditor import Auditor
 from vaultfs.mesh.book import VaultPeers
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.identity import format_peer_id, short_peer_id
@@ -35,23 +36,24 @@ def audit(
     every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     json: bool = False,
 ) -> int:
-    """Let peers prove that they have the segments they say they have: random parts of them, by keyed hashes.
+    """Let peers prove that they have the segments and shares they say they have: random parts, by keyed hashes.
 
     What they answer is compared with the vault on this machine, and where it has not a segment itself, with what
-    another peer answers. It costs some KiB for each peer, besides the list of what it has. No password is needed.
+    other peers answer. It costs some KiB for each peer, besides the list of what it has; for shares of segments that
+    are not here up to 64 MiB in all. No password is needed.
 
     Args:
         vault: The vault's directory, a folder where it is mounted, or a vault's id.
         peer: Audit this peer only: its id, or its first 8 characters or more.
         samples: How many ranges, of 4 to 64 KiB, each peer has to prove; 200 if not given.
-        every: Ask for one range of every segment.
+        every: Ask for one range of every segment and share.
         json: Print JSON.
     """
     count = DEFAULT_SAMPLES if samples is None else samples
     if not 1 <= count <= MOST_SAMPLES:
-        raise UsageError(f"--samples: {count} is not from 1 to {MOST_SAMPLES}; --all asks for each segment")
+        raise UsageError(f"--samples: {count} is not from 1 to {MOST_SAMPLES}; --all asks for everything")
     if every and samples is not None:
-        raise UsageError("--all and --samples exclude each other: --all asks for one range of every segment")
+        raise UsageError("--all and --samples exclude each other: --all asks for one range of every segment and share")
     work = MeshWork.of(vault)
     wanted = [each.id for each in work.page.peers] if peer is None else [work.page.peer(peer).id]
     needed = _needed(work)
@@ -106,6 +108,8 @@ def _as_json(page: VaultPeers, report: AuditReport) -> dict[str, Any]:
                 "verdict": each.verdict.name.lower(),
                 "claimed_segments": each.claimed_segments,
                 "claimed_bytes": each.claimed_bytes,
+                "claimed_shares": each.claimed_shares,
+                "claimed_share_bytes": each.claimed_share_bytes,
                 "asked": each.asked,
                 "proven": each.proven,
                 "uncompared": each.uncompared,
@@ -132,11 +136,9 @@ def _show(page: VaultPeers, report: AuditReport) -> None:
         (
             short_peer_id(each.peer),
             printable(addresses[each.peer]),
-            f"{counted(each.claimed_segments, 'segment')}, {format_size(each.claimed_bytes)}",
+            _claims_text(each),
             str(each.proven),
-            "no whole segments"
-            if page.coding is not None and not each.claimed_segments and not each.error
-            else each.verdict.value,
+            each.verdict.value,
         )
         for each in report.peers.values()
     ]
@@ -148,17 +150,33 @@ def _show(page: VaultPeers, report: AuditReport) -> None:
         least = min(proven, key=_chance)
         percent = min(99, round(_chance(least) * 100))
         what = f"with a probability of {percent} %" if _chance(least) < 1 else "for certain"
-        say(f"A peer that had lost 1 % of the segments it claims would have been found {what}.")
-    fetched = f", and {format_size(report.fetched_bytes)} of segments" if report.fetched_bytes else ""
+        kinds = " and ".join(
+            word
+            for word, is_there in (
+                ("segments", any(each.claimed_segments for each in proven)),
+                ("shares", any(each.claimed_shares for each in proven)),
+            )
+            if is_there
+        )
+        say(f"A peer that had lost 1 % of the {kinds} it claims would have been found {what}.")
+    fetched = f", and {format_size(report.fetched_bytes)} to compare" if report.fetched_bytes else ""
     say(f"Questions and proofs took {format_size(report.proof_bytes)}{fetched}.")
-    if page.coding is not None:
-        note("shares of an erasure code are not audited; 'vaultfs verify --read-data' reads them")
+
+
+def _claims_text(audit: PeerAudit) -> str:
+    parts = []
+    if audit.claimed_segments or not audit.claimed_shares:
+        parts.append(f"{counted(audit.claimed_segments, 'segment')}, {format_size(audit.claimed_bytes)}")
+    if audit.claimed_shares:
+        parts.append(f"{counted(audit.claimed_shares, 'share')}, {format_size(audit.claimed_share_bytes)}")
+    return "; ".join(parts)
 
 
 def _tell(audit: PeerAudit) -> None:
     name = f"peer {short_peer_id(audit.peer)}"
     for failure in audit.failures[:_SHOWN]:
-        say(f"{name}: segment {failure.segment[:16]}: {failure.reason}")
+        part = "" if failure.share is None else f"share {failure.share} of "
+        say(f"{name}: {part}segment {failure.segment[:16]}: {failure.reason}")
     if len(audit.failures) > _SHOWN:
         say(f"{name}: and more, of {counted(audit.asked, 'range')}")
     if audit.failures:
@@ -166,7 +184,7 @@ def _tell(audit: PeerAudit) -> None:
     if audit.uncompared:
         note(
             f"{name}: {counted(audit.uncompared, 'answer')} could be compared with nothing: this machine does not have "
-            "these segments, and no other peer that answers has them"
+            "these segments, and too few other peers that answer have them, or shares of them"
         )
     if audit.error is not None:
         error_line(str(audit.error))

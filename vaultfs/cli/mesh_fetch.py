@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from vaultfs.cli.arriving import ArrivingProgress
 from vaultfs.cli.mesh_work import MeshWork
+from vaultfs.cli.offered_headers import OpenedPeers
 from vaultfs.cli.output import counted, emit_json, error_line, say
 from vaultfs.cli.progress import progress
 from vaultfs.cli.sizes import format_size
@@ -48,17 +50,19 @@ def fetch(
     if not check:
         present = frozenset(layout.sealed_names())
         needed = {name: size for name, size in needed.items() if name not in present}
-    bar = progress(f"fetch {path}", "none" if quiet else "json" if json else "auto", resumable=True)
+    bar = progress(f"fetch {path}", "none" if quiet or not needed else "json" if json else "auto", resumable=True)
     with Stores(rate) as stores:
-        store = stores.open(mesh_url(work.page.vault_id), {})
+        peers = OpenedPeers()
+        store = stores.open(mesh_url(work.page.vault_id), {}, {"mesh": peers.open})
+        arriving = ArrivingProgress(bar, peers.only if rate is None else None)
         with suppress(_NotAllError), bar, stores.interruptible() as is_stopped:
             done = bring_back(
                 store,
                 layout,
                 needed,
                 connections=connections,
-                progress=lambda state: bar(state.done_bytes, state.total_bytes),
-                is_stopped=is_stopped,
+                progress=arriving,
+                is_stopped=arriving.looking(is_stopped),
             )
             if done.missing:
                 raise _NotAllError

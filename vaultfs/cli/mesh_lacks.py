@@ -13,6 +13,7 @@ from vaultfs.errors import VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.health import Health
 from vaultfs.mesh.identity import short_peer_id
+from vaultfs.mesh.kept_as import KeptAs, Way
 from vaultfs.mesh.looking import Look
 
 SHOWN: Final = 20
@@ -22,7 +23,9 @@ SHOWN: Final = 20
 def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] | None = None) -> None:
     """A line for each thing that is lacking, and why, on standard error; one on standard output if nothing is."""
     health, needs = look.health, look.needs
-    unit = "copies" if work.page.coding is None else "shares"
+    unit = "copies" if health.coding is None else "shares"
+    if look.kept.otherwise:
+        error_line(_otherwise_text(look.kept))
     if health.is_safe:
         size = format_size(health.needed_bytes)
         copies = "one copy" if health.replicas == 1 else f"{health.replicas} {unit}"
@@ -31,11 +34,6 @@ def tell_lacks(work: MeshWork, look: Look, errors: Mapping[PeerId, VaultError] |
         error_line("no peer that answers has a snapshot of the vault")
     if health.short:
         error_line(f"{_short_text(health, unit)}; {format_size(health.missing_bytes)} are missing")
-    if health.short and (there := len(set(health.as_shares) & health.short.keys())):
-        error_line(
-            f"{counted(there, 'segment')} of these can be read from shares, which are no copies; if there are to be "
-            "shares, 'vaultfs mesh replicate --coding' says so to this machine"
-        )
     for name in health.lost[:SHOWN]:
         error_line(f"lost: the segment {name} is on no peer, nor on this machine")
     if len(health.lost) > SHOWN:
@@ -73,6 +71,9 @@ def lacks_json(look: Look) -> dict[str, Any]:
     return {
         "is_safe": health.is_safe,
         "replicas": health.replicas,
+        "coding": None if health.coding is None else str(health.coding),
+        "is_told": look.kept.is_told,
+        "kept_otherwise": {"copies" if way is None else str(way): count for way, count in look.kept.otherwise.items()},
         "newest": None if health.newest is None else {"seq": health.newest.seq, "id": health.newest.hash},
         "needed_segments": health.needed_segments,
         "needed_bytes": health.needed_bytes,
@@ -108,11 +109,25 @@ def _reasons(work: MeshWork, look: Look, failed: Mapping[PeerId, VaultError]) ->
         elif peer.id in failed:
             lines.append(str(failed[peer.id]))
     if len(work.page.peers) < look.health.replicas:
-        unit = "copies" if work.page.coding is None else "shares"
+        unit = "copies" if look.health.coding is None else "shares"
         lines.append(
             f"there are to be {look.health.replicas} {unit}, and the vault has {counted(len(work.page.peers), 'peer')}"
         )
     return lines
+
+
+def _otherwise_text(kept: KeptAs) -> str:
+    """That peers hold segments in another way than they are to be held."""
+    parts = [f"{counted(count, 'segment')} only as {_way_text(way)}" for way, count in kept.otherwise.items()]
+    why = "as was said on this machine" if kept.is_told else "as they have most"
+    return (
+        f"peers have {' and '.join(parts)}; there are to be {_way_text(kept.coding)}, {why}; 'vaultfs mesh replicate' "
+        "with --coding or --replicas changes that"
+    )
+
+
+def _way_text(way: Way) -> str:
+    return "whole copies" if way is None else f"{way} shares"
 
 
 def _short_text(health: Health, unit: str) -> str:

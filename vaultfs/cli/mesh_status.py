@@ -102,7 +102,7 @@ def _show(work: MeshWork, look: Look) -> None:
     table(("PEER", "ADDRESS", "ZONE", "STATE", "HOLDS", "SNAPSHOT", "ROOM"), rows, right=(6,))
     health = look.health
     if health.needed_segments:
-        unit = "copies" if work.page.coding is None else "shares"
+        unit = "copies" if health.coding is None else f"shares, any {health.coding.needed} of which are enough"
         say(f"{counted(health.needed_segments, 'needed segment')}, {format_size(health.needed_bytes)}, by {unit}:")
         for count, number in sorted(health.copies.items()):
             if number or count == health.replicas:

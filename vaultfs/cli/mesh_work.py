@@ -175,7 +175,10 @@ def asked(
             hurry()
 
     async def run() -> None:
-        async with open_client(work.identity, work.contacts, limits) as client, trio.open_nursery() as nursery:
+        async with (
+            open_client(work.identity, work.contacts, limits, vault=work.page.vault_id) as client,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(hurry_at_end)
             try:
                 done.append(await function(client))

@@ -106,6 +106,8 @@ def _metavar(argument: Any) -> str:
     hint = str(argument.hint)
     if "bool" in hint:
         return ""
+    if "Path" in hint and (argument.parameter.help or "").startswith("The directory"):
+        return "DIR"
     for word, shown in (("Path", "FILE"), ("int", "N"), ("float", "SECONDS")):
         if word in hint:
             return shown

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultfs.cli.mesh_vault import MeshVault, mesh_vault
-from vaultfs.cli.output import emit_json, error_line, say
+from vaultfs.cli.output import emit_json, error_line, printable, say
 from vaultfs.cli.pairing_code import obtain_code_key
 from vaultfs.cli.peer_grants import require_label
 from vaultfs.cli.peer_visits import Visited, acceptance, peer_title, visit_json, visited_all
@@ -60,7 +60,8 @@ def add(
     meant = mesh_vault(vault)
     has_remote = _has_remote(meant)
     book = Book(book_path())
-    book.load()  # a code counts once: it is not used up for what could not be written down
+    # A code counts once: it is not used up for what could not be written down.
+    before = {known.id: known for known in book.peers_of(meant.vault_id).peers}
     is_pairing = peer_id is None or code_fd is not None or code_file is not None
     if label is not None and not is_pairing:
         raise UsageError("--label goes with a pairing code; without one, 'vaultfs peer accept' there has it")
@@ -83,11 +84,14 @@ def add(
                 "vault_id": meant.vault_id.hex(),
                 **visit_json(visited),
                 "zone": added.zone,
+                "is_new": peer_id not in before,
                 "own_id": format_peer_id(identity.peer_id),
             }
         )
     else:
-        _tell(identity, meant, vault, visited)
+        was = before.get(peer_id)
+        say(_what_changed(added, was))
+        _tell(identity, meant, vault, visited, "it is added" if was is None else "that was written down")
     return 0
 
 
@@ -128,13 +132,35 @@ def _paired(
     from vaultfs.cli.async_calls import completed  # noqa: PLC0415  # trio takes long to load
     from vaultfs.mesh.first_contact import pair  # noqa: PLC0415
 
-    return completed(partial(pair, identity, address, expected, key, vault_id, label))
+    return completed(
+        partial(pair, identity, address, expected, key, vault_id, label),
+        lambda: f"no answer yet from the peer at {address}; waiting for it",
+    )
 
 
-def _tell(identity: Identity, meant: MeshVault, vault: str, visited: Visited) -> None:
-    say(f"Added the peer {peer_title(visited.peer)}: {format_peer_id(visited.peer.id)}")
+def _what_changed(now: KnownPeer, before: KnownPeer | None) -> str:
+    """What has become of the address book, in one line.
+
+    Args:
+        now: the entry.
+        before: as it was; None: there was none.
+    """
+    if before is None:
+        return f"Added the peer {peer_title(now)}: {format_peer_id(now.id)}"
+    changes = []
+    if now.address != before.address:
+        changes.append(f"its address was {before.address}")
+    if now.zone != before.zone:
+        zone = f"its zone is {now.zone!r} now" if now.zone else "it has no zone any more"
+        changes.append(f"{zone}, and was {before.zone!r}" if before.zone else f"{zone}, and it had none")
+    if not changes:
+        return f"The peer {peer_title(now)} was added before; nothing was changed."
+    return printable(f"Changed the peer {peer_title(now)}: {'; '.join(changes)}")
+
+
+def _tell(identity: Identity, meant: MeshVault, vault: str, visited: Visited, done: str) -> None:
     if visited.error is not None:
-        error_line(f"warning: {visited.error}; it is added all the same")
+        error_line(f"warning: {visited.error}; {done} all the same")
     state = None if visited.visit is None else visited.visit.state
     if state is not None:
         say(

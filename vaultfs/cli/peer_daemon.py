@@ -24,11 +24,11 @@ from vaultfs.mesh.confirmations import Confirmations
 from vaultfs.mesh.discovery import announced
 from vaultfs.mesh.grants import LARGEST_LABEL_CHARACTERS, Grants
 from vaultfs.mesh.identity import Identity, format_peer_id
-from vaultfs.mesh.kept_file import make_private_directory
 from vaultfs.mesh.pairing import Pairings
 from vaultfs.mesh.places import confirmations_path, default_store, grants_path, pairing_path
 from vaultfs.mesh.replicas import ReplicaStore
 from vaultfs.mesh.server import close_listeners, open_listeners, serve, stop_at_signals
+from vaultfs.storage.private_files import make_private_directory
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def run_daemon(
     *,
     announce: bool,
     json: bool,
+    on_listening: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or Ctrl-C, and go down in order.
 
@@ -61,6 +62,7 @@ def run_daemon(
         addresses: where to listen; everywhere if there is none.
         announce: tell the local network.
         json: say as JSON where it listens.
+        on_listening: called when it does.
 
     Raises:
         UsageError: it cannot listen there.
@@ -75,7 +77,7 @@ def run_daemon(
     with closing(ReplicaStore.open(root, quota_bytes)) as store:
         for warning in store.warnings:
             log.warning("%s", warning)
-        daemon = _Daemon(identity, store, announce=announce, json=json)
+        daemon = _Daemon(identity, store, announce=announce, json=json, on_listening=on_listening)
         trio.run(daemon.run, addresses)
         if daemon.failure is not None:
             raise daemon.failure
@@ -100,12 +102,21 @@ class _Daemon:
         failure: why it could not begin.
     """
 
-    def __init__(self, identity: Identity, store: ReplicaStore, *, announce: bool, json: bool) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        store: ReplicaStore,
+        *,
+        announce: bool,
+        json: bool,
+        on_listening: Callable[[], None],
+    ) -> None:
         self.failure: VaultError | None = None
         self._identity: Final = identity
         self._store: Final = store
         self._announce: Final = announce
         self._json: Final = json
+        self._on_listening: Final = on_listening
 
     async def run(self, addresses: Sequence[Address]) -> None:
         """All of it."""
@@ -153,6 +164,7 @@ class _Daemon:
         for address in bound:
             line = f"listening on {address} as {own_id}"
             say(dumps({"host": address.host, "port": address.port, "id": own_id}) if self._json else line)
+        self._on_listening()
 
     async def _take_confirmations(self) -> None:
         confirmations = Confirmations(confirmations_path())

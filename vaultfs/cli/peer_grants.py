@@ -11,16 +11,16 @@ from typing import Any, Final
 
 from vaultfs.cli.dates import format_moment
 from vaultfs.cli.mesh_vault import parse_vault_id
-from vaultfs.cli.output import counted, emit_json, printable, say, table
+from vaultfs.cli.output import counted, emit_json, note, printable, say, table
 from vaultfs.cli.sizes import format_size, parse_size
 from vaultfs.errors import UsageError
 from vaultfs.mesh.confirmations import Confirmations, Confirmed
 from vaultfs.mesh.grants import LARGEST_LABEL_CHARACTERS, Grant, Grants
 from vaultfs.mesh.identity import Identity, format_peer_id, parse_peer_id, require_identity, short_peer_id
-from vaultfs.mesh.kept_file import make_private_directory
 from vaultfs.mesh.pairing import ANY_VAULT, LONGEST_MINUTES, Pairings
 from vaultfs.mesh.peer_words import meant_peer
-from vaultfs.mesh.places import confirmations_path, grants_path, identity_path, pairing_path
+from vaultfs.mesh.places import confirmations_path, default_store, grants_path, identity_path, pairing_path
+from vaultfs.storage.private_files import make_private_directory
 
 _ANY: Final = "any"
 _DEVICE: Final = re.compile(r"[0-9a-fA-F]{64}")
@@ -61,13 +61,20 @@ def accept(
         time.time_ns(),
     )
     make_private_directory(grants_path().parent)
-    Grants(grants_path()).add(grant)
+    grants = Grants(grants_path())
+    grants.add(grant)
     if json:
         emit_json(_as_json(grant))
         return 0
     what = "any vault" if grant.vault is None else f"the vault {grant.vault.hex()}"
     limit = "" if grant.quota_bytes is None or read else f", up to {format_size(grant.quota_bytes)} in all"
     say(f"The peer {_called(grant)} may {'read' if read else 'store'} {what} here{limit}.")
+    single = [each for each in grants.all() if each.peer == peer_id and each.vault is not None]
+    if grant.vault is None and single:
+        note(
+            f"what was said before of {counted(len(single), 'single vault')} counts first there; 'vaultfs peer "
+            "accepted' shows it, and 'vaultfs peer revoke' with --vault ends it"
+        )
     return 0
 
 
@@ -167,11 +174,19 @@ def confirm_device(vault_id: str, device: str, /, *, json: bool = False) -> int:
     if not _DEVICE.fullmatch(device):
         raise UsageError(f"DEVICE: {device!r} is no key of a device, which has 64 hexadecimal digits")
     Confirmations(confirmations_path()).add(Confirmed(vault, bytes.fromhex(device)))
+    from vaultfs.mesh.replica_vault import remembered_devices  # noqa: PLC0415  # no other verb here needs the store
+
+    is_seen = bytes.fromhex(device) in remembered_devices(default_store(), vault)
     if json:
-        emit_json({"vault_id": vault.hex(), "device": device.lower()})
+        emit_json({"vault_id": vault.hex(), "device": device.lower(), "is_seen": is_seen})
         return 0
     say(f"The device {device.lower()} may delete of the vault {vault.hex()}.")
     say("'vaultfs peer serve' takes that up within some seconds, or when it is started.")
+    if not is_seen:
+        note(
+            "no snapshot of that device is known here: if the peer stores elsewhere (--store), or none came yet, that "
+            "is right; else compare the 64 digits once more"
+        )
     return 0
 
 

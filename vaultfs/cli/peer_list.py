@@ -106,7 +106,8 @@ def _show(page: VaultPeers) -> None:
     how = counted(page.replicas, "copy").replace("copys", "copies")
     if page.coding is not None:
         how = f"{page.coding.total} shares, of which {page.coding.needed} are enough,"
-    say(f"Vault {page.vault_id.hex()}: there are to be {how} of each segment")
+    learned = "" if page.is_told else ", or shares if its peers have these"
+    say(f"Vault {page.vault_id.hex()}: there are to be {how} of each segment{learned}")
     rows = [(format_peer_id(peer.id), printable(str(peer.address)), peer.zone) for peer in page.peers]
     table(("ID", "ADDRESS", "ZONE"), rows)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vaultfs.cli.output import counted, error_line, note, printable
 from vaultfs.cli.peer_grants import parse_quota
-from vaultfs.errors import UsageError
+from vaultfs.cli.sizes import format_size
+from vaultfs.errors import UsageError, VaultError
 from vaultfs.mesh.addresses import parse_address
 from vaultfs.mesh.discovery import require_discovery
+from vaultfs.mesh.grants import Grants
 from vaultfs.mesh.identity import require_identity
-from vaultfs.mesh.places import default_store, identity_path
+from vaultfs.mesh.places import default_store, grants_path, identity_path
 
 
 def serve(
@@ -64,4 +67,29 @@ def serve(
         raise UsageError("--no-enable goes with --install-service")
     from vaultfs.cli.peer_daemon import run_daemon  # noqa: PLC0415  # trio takes long to load
 
-    return run_daemon(identity, root, quota_bytes, addresses, announce=announce, json=json)
+    def tell() -> None:
+        if not json:
+            tell_store(root, quota_bytes)
+
+    return run_daemon(identity, root, quota_bytes, addresses, announce=announce, json=json, on_listening=tell)
+
+
+def tell_store(root: Path, quota_bytes: int | None) -> None:
+    """Say where things are stored, how much, and for how many; where it listens is said when it does.
+
+    Args:
+        root: the directory.
+        quota_bytes: of all together; None: there is none.
+    """
+    quota = "as much as the disk has" if quota_bytes is None else f"{format_size(quota_bytes)} at most"
+    note(f"storing in {printable(str(root))}, {quota}")
+    try:
+        accepted = {grant.peer for grant in Grants(grants_path()).all()}
+    except VaultError as error:  # it serves all the same, and takes up the file when it was mended
+        error_line(f"warning: {error}")
+        return
+    note(
+        f"{counted(len(accepted), 'peer')} accepted; 'vaultfs peer accepted' shows who"
+        if accepted
+        else "nobody is accepted yet: run 'vaultfs peer pair' or 'vaultfs peer accept ID' here"
+    )

@@ -17,9 +17,9 @@ from vaultfs.cli.peer_unit import MARK, UNIT_NAME, PeerService
 from vaultfs.cli.sync_timer import program_words
 from vaultfs.cli.systemd import Systemd, enabling, require_ours
 from vaultfs.errors import ExitCode, UsageError
-from vaultfs.mesh.kept_file import make_private_directory
 from vaultfs.mesh.places import grants_path
 from vaultfs.storage.durable import atomic_replace, fsync_directory, storage_errors
+from vaultfs.storage.private_files import make_private_directory
 
 _VARIABLES: Final = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 _ENABLED_IN: Final = ("multi-user.target.wants", "default.target.wants")

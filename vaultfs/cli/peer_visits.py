@@ -13,7 +13,7 @@ from vaultfs.mesh.identity import Identity, format_peer_id, short_peer_id
 if TYPE_CHECKING:
     from vaultfs.mesh.first_contact import Visit
 
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 64
 
 
 class Visited(NamedTuple):
@@ -43,7 +43,7 @@ class Visited(NamedTuple):
 
 
 def visited_all(identity: Identity, peers: Sequence[KnownPeer], vault_id: VaultId) -> list[Visited]:
-    """Visit peers, up to 16 at once.
+    """Visit peers, up to 64 at once; for whom it waits after three seconds it tells.
 
     Args:
         identity: of this machine.
@@ -59,7 +59,9 @@ def visited_all(identity: Identity, peers: Sequence[KnownPeer], vault_id: VaultI
     import trio  # noqa: PLC0415  # takes long to load, and most verbs need none
 
     from vaultfs.cli.async_calls import completed  # noqa: PLC0415
+    from vaultfs.mesh.dialing import peer_name  # noqa: PLC0415
     from vaultfs.mesh.first_contact import look  # noqa: PLC0415
+    from vaultfs.mesh.waiting import waiting_text  # noqa: PLC0415
 
     found: dict[int, Visited] = {}
 
@@ -76,7 +78,11 @@ def visited_all(identity: Identity, peers: Sequence[KnownPeer], vault_id: VaultI
             for number, peer in enumerate(peers):
                 nursery.start_soon(visit, number, peer, limiter)
 
-    completed(visit_all)
+    def slow() -> str:
+        late = {peer.id: peer for number, peer in enumerate(peers) if number not in found}
+        return waiting_text(list(late), lambda peer: peer_name(peer, late[peer].address)) if late else ""
+
+    completed(visit_all, slow)
     return [found[number] for number in range(len(peers))]
 
 

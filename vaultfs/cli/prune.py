@@ -108,6 +108,7 @@ def run(
                 grace_ns=grace_ns,
                 dry_run=dry_run,
                 connections=connections,
+                delete_all=None if orders is None else orders.delete_all,
                 progress=lambda state: bar(state.done_bytes, state.total_bytes),
                 is_stopped=is_stopped,
             )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vaultfs.cli.offered_headers import open_newest
 from vaultfs.cli.output import note, printable
 from vaultfs.cli.secret_sources import Prompt, SecretOptions, obtain
 from vaultfs.cli.witnesses import require_witnessed
 from vaultfs.crypto.header import VaultHeader
 from vaultfs.crypto.keys import Keyring
 from vaultfs.crypto.slots import Secret
-from vaultfs.errors import UsageError, WrongPasswordError
+from vaultfs.errors import ObjectMissingError, UsageError, WrongPasswordError
 from vaultfs.remotes.store import Store
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.download import RemoteHead
@@ -24,6 +25,9 @@ from vaultfs.sync.public_header import PublicHeader
 from vaultfs.sync.remote_objects import read_remote_header, read_remote_manifest
 from vaultfs.vault.head import Head
 from vaultfs.vault.snapshot_manifest import SnapshotInfo, open_manifest
+
+if TYPE_CHECKING:
+    from vaultfs.mesh.store import MeshStore
 
 
 def warn_if_known(*, is_known: bool) -> None:
@@ -48,7 +52,12 @@ def require_place(dest: Path, layout: VaultLayout) -> None:
 
 
 def checked(
-    store: Store, head: RemoteHead, options: SecretOptions | None, name: str, wanted: str | None
+    store: Store,
+    head: RemoteHead,
+    options: SecretOptions | None,
+    name: str,
+    wanted: str | None,
+    peers: MeshStore | None = None,
 ) -> tuple[VaultHeader, Keyring, SnapshotInfo, bool]:
     """The keys of the vault on the remote, and the snapshot, which is signed with one of them.
 
@@ -60,6 +69,7 @@ def checked(
         options: where the secret comes from.
         name: of the remote, for the prompt.
         wanted: how the person named the snapshot; None: it is the newest there.
+        peers: the store below, if it is one of peers: the newest header of theirs that the key vouches for is taken.
 
     Returns:
         The header that was unlocked, its keys, the snapshot, and whether this machine has a witness of the vault.
@@ -70,22 +80,33 @@ def checked(
         IntegrityError: header or manifest are not what vaultfs wrote; or a peer has proved another snapshot.
         RollbackError: a peer has proved a newer snapshot.
     """
-    public = read_remote_header(store)
-    if public is None:
-        raise UsageError(f"{name} holds no vault")
-    data, _ = read_remote_manifest(store, head, public.vault_id)
-    header, secret = VaultHeader.decode(public.data), _secret(options, name)
-    try:
+    if peers is None:
+        public = read_remote_header(store)
+        if public is None:
+            raise UsageError(f"{name} holds no vault")
+        data, _ = read_remote_manifest(store, head, public.vault_id)
+        header, secret = VaultHeader.decode(public.data), remote_secret(options, name)
         keyring = header.unlock(secret)
-    except WrongPasswordError:
-        if store.name.startswith("mesh:"):
+    else:
+        try:
+            offers = peers.offered_headers()
+        except ObjectMissingError as error:
+            raise UsageError(f"{name} holds no vault") from error
+        data, _ = read_remote_manifest(store, head, peers.page.vault_id)
+        secret = remote_secret(options, name)
+        try:
+            opened = open_newest(offers, secret, peers.peer_name)
+        except WrongPasswordError:
             note(
                 "if the password was changed: peers that were away then have the one before, which counts as long as "
                 "no other peer answers; 'vaultfs peer ping' shows who does"
             )
-        raise
+            raise
+        header, keyring = opened.header, opened.keyring
+        peers.believe(opened.data)
     _, content = open_manifest(keyring, data, head.seq, head.hash)
-    require_witnessed(store.name, head, keyring, secret, wanted)
+    away = {} if peers is None else peers.out_of_reach()
+    require_witnessed(store.name, head, keyring, secret, wanted, away)
     is_known = Head(VaultLayout(Path()), keyring).seen_generation() > 0
     return header, keyring, content.info(head.hash), is_known
 
@@ -104,10 +125,19 @@ def unlocked(public: PublicHeader, options: SecretOptions | None, name: str) -> 
         IntegrityError: the header is not what vaultfs wrote.
     """
     header = VaultHeader.decode(public.data)
-    return header, header.unlock(_secret(options, name))
+    return header, header.unlock(remote_secret(options, name))
 
 
-def _secret(options: SecretOptions | None, name: str) -> Secret:
+def remote_secret(options: SecretOptions | None, name: str) -> Secret:
+    """Whatever opens the vault on a remote.
+
+    Args:
+        options: where it comes from.
+        name: of the remote, for the prompt.
+
+    Raises:
+        UsageError: there is none.
+    """
     return obtain(options or SecretOptions(), Prompt(f"Password for the vault on {printable(name)}"))
 
 

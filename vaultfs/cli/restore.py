@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vaultfs.cli.arriving import ArrivingProgress
 from vaultfs.cli.core_warnings import show_warnings
+from vaultfs.cli.offered_headers import OpenedPeers
 from vaultfs.cli.output import emit_json, say
 from vaultfs.cli.progress import ProgressStyle, progress
 from vaultfs.cli.remote_vault import as_json, checked, require_place, warn_if_known
@@ -72,7 +74,8 @@ def run(
         require_place(dest, layout)
     style: ProgressStyle = "none" if quiet else "json" if json else "auto"
     with Stores(rate) as stores:
-        store = stores.open(url, parse_options(option))
+        peers = OpenedPeers()
+        store = stores.open(url, parse_options(option), {"mesh": peers.open})
         head = find_head(store, snapshot)
         require_newest(store, head, snapshot)
         if paths:
@@ -85,22 +88,24 @@ def run(
                 style=style,
                 secret=secret,
                 name=redacted(url),
+                peers=peers.only,
                 wanted=snapshot,
                 connections=connections,
                 hurry=stores.hurry,
                 json=json,
             )
-        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot)
+        header, keyring, info, is_known = checked(store, head, secret, redacted(url), snapshot, peers.only)
         warn_if_known(is_known=is_known)
         bar = progress(f"restore {dest}", style, resumable=True)
+        arriving = ArrivingProgress(bar, peers.only if rate is None else None)
         with bar, stores.interruptible() as is_stopped:
             fetch(
                 store,
                 layout,
                 head,
                 connections=connections,
-                progress=lambda state: bar(state.done_bytes, state.total_bytes),
-                is_stopped=is_stopped,
+                progress=arriving,
+                is_stopped=arriving.looking(is_stopped),
             )
         received = store.counts.received_bytes
     complete(layout, header, keyring, SnapshotSeq(head.seq), head.hash)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultfs.cli.one_remote import OneRemote, no_tick
 from vaultfs.cli.opened import report, vault_path
@@ -34,6 +34,9 @@ from vaultfs.vault.api import Vault
 from vaultfs.vault.fetch_ahead import FetchAhead
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.snapshot_image import open_with_keys
+
+if TYPE_CHECKING:
+    from vaultfs.mesh.store import MeshStore
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _ROOT: Final = b"/"
@@ -102,6 +105,7 @@ def restore_files(
     secret: SecretOptions | None,
     name: str,
     wanted: str | None,
+    peers: MeshStore | None,
     connections: int,
     hurry: Callable[[], None],
     json: bool,
@@ -118,6 +122,7 @@ def restore_files(
         secret: where the secret comes from.
         name: of the remote, for the prompt.
         wanted: how the person named the snapshot; None: it is the newest there.
+        peers: the store below, if it is one of peers.
         connections: how many requests at once for the contents of files.
         hurry: lets requests that are under way end soon.
         json: print the outcome as JSON.
@@ -129,7 +134,7 @@ def restore_files(
     Raises:
         VaultError: the snapshot cannot be opened, or the remote cannot be reached; what is restored already stays.
     """
-    _, keyring, info, _ = checked(store, head, secret, name, wanted)
+    _, keyring, info, _ = checked(store, head, secret, name, wanted, peers)
     with scratch_directory() as scratch:
         layout = VaultLayout(scratch / "vault")
         source = OneRemote(store)

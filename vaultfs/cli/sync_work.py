@@ -18,7 +18,15 @@ from vaultfs.cli.progress import Progress
 from vaultfs.cli.secret_sources import SecretOption
 from vaultfs.cli.sizes import format_age, format_size
 from vaultfs.cli.targets import Stores
-from vaultfs.errors import ExitCode, FormatTooNewError, IntegrityError, StorageError, UsageError, VaultError
+from vaultfs.errors import (
+    ExitCode,
+    ForkedError,
+    FormatTooNewError,
+    IntegrityError,
+    StorageError,
+    UsageError,
+    VaultError,
+)
 from vaultfs.remotes.configured import Remote
 from vaultfs.remotes.counting import CountingStore, Counts
 from vaultfs.remotes.locations import Location
@@ -28,6 +36,7 @@ from vaultfs.storage.layout import VaultLayout
 from vaultfs.sync.ledger import Ledger
 from vaultfs.sync.local_vault import ManifestHold, list_manifests
 from vaultfs.sync.public_header import read_header
+from vaultfs.sync.remote_layout import HEADER_KEY
 from vaultfs.sync.upload import Target, TargetOutcome, sync
 
 if TYPE_CHECKING:
@@ -191,6 +200,11 @@ class SyncWork:
             is_something = bool(each.segments or each.manifests)
             if each.error is not None:
                 error_line(f"{each.name}: {each.error}")
+                if self._is_doubtful_header(each):
+                    note(
+                        "if no device of yours changed it, somebody has put a false one on a peer: 'vaultfs mesh "
+                        "status' names that; remove vault.json from the vault's directory there, and sync again"
+                    )
             if is_something and is_dry:
                 say(f"{each.name}: lacks {amount}")
             elif is_something:
@@ -213,6 +227,11 @@ class SyncWork:
         if ExitCode.OK in codes:
             return ExitCode.OK if set(codes) == {ExitCode.OK} else ExitCode.PARTIAL
         return max(codes)
+
+    def _is_doubtful_header(self, outcome: TargetOutcome) -> bool:
+        """Whether it failed by a ``vault.json`` that whoever may store on a peer can have put there."""
+        is_mesh = self._remotes[outcome.name].url.startswith("mesh:")
+        return is_mesh and isinstance(outcome.error, ForkedError) and HEADER_KEY in str(outcome.error)
 
     def _short(self, outcome: TargetOutcome) -> int:
         """How many segments have too few copies, if the remote is peers; known once the stores are closed."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from vaultfs.cli.dates import format_moment
@@ -88,7 +90,14 @@ class WitnessKeys:
         raise IntegrityError(f"the manifest of snapshot {head.seq} is signed by no device of the vault")
 
 
-def require_witnessed(name: str, head: RemoteHead, keyring: Keyring, secret: Secret, wanted: str | None) -> None:
+def require_witnessed(
+    name: str,
+    head: RemoteHead,
+    keyring: Keyring,
+    secret: Secret,
+    wanted: str | None,
+    away: Mapping[PeerId, VaultError] = MappingProxyType({}),
+) -> None:
     """Check that no peer has seen a newer snapshot than the newest that a remote shows, or another beside it.
 
     Args:
@@ -97,6 +106,7 @@ def require_witnessed(name: str, head: RemoteHead, keyring: Keyring, secret: Sec
         keyring: of the vault.
         secret: that opened it; opens newer headers that peers show.
         wanted: how the person named the snapshot; whoever names one means it, whatever others have seen.
+        away: peers that were found to be out of reach just now, and are not waited for again.
 
     Raises:
         RollbackError: a peer has proved a newer one.
@@ -123,18 +133,20 @@ def require_witnessed(name: str, head: RemoteHead, keyring: Keyring, secret: Sec
     shown = Head(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.device))
     keys = WitnessKeys(keyring, secret)
     contacts = [Contact(peer.id, peer.address) for peer in page.peers]
+    asked = replace(page, peers=tuple(peer for peer in page.peers if peer.id not in away))
     limits = PoolLimits(connect_timeout_s=ASK_S, wait_s=ASK_S, close_timeout_s=1.0)
 
     async def ask() -> tuple[Heard, Evidence]:
-        async with open_client(identity, contacts, limits) as client:
-            heard = await ask_witnesses(client, page)
+        async with open_client(identity, contacts, limits, vault=page.vault_id) as client:
+            heard = await ask_witnesses(client, asked)
+            heard.failures.update({peer: error for peer, error in away.items() if peer in names})
             return heard, await prove(client, heard)
 
     async def prove(client: MeshClient, heard: Heard) -> Evidence:
         return await prove_claims(client, page.vault_id, heard.statements.values(), shown, keys)
 
-    heard, evidence = completed(ask)
     names = {contact.peer: contact.name for contact in contacts}
+    heard, evidence = completed(ask)
     _tell(names, heard, evidence, _remember(page.vault_id, heard))
     if evidence.proved:
         raise _refusal(name, head, page.vault_id, names, evidence.proved)

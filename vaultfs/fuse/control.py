@@ -7,6 +7,7 @@ One JSON object per line each way: ``{"verb": ..., "arguments": {...}}``, answer
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 LARGEST_MESSAGE_BYTES: Final = 16 << 20
 ANSWER_WAIT_S: Final = 24 * 3600.0
 """A commit or scrub may take long; that the daemon is gone shows at once."""
+
+ACCEPT_PAUSE_S: Final = 0.1
+_ACCEPT_LATER: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -144,7 +148,14 @@ async def _accept(listener: trio.socket.SocketType, handler: Handler, nursery: t
     import trio  # noqa: PLC0415  # see above
 
     while True:
-        connection, _ = await listener.accept()
+        try:
+            connection, _ = await listener.accept()
+        except OSError as error:
+            if error.errno not in _ACCEPT_LATER:
+                raise
+            log.warning("the control socket: %s", error)
+            await trio.sleep(ACCEPT_PAUSE_S)
+            continue
         nursery.start_soon(_serve_one, trio.SocketStream(connection), handler)
 
 

@@ -20,7 +20,7 @@ from vaultfs.fuse.allocator import give_back_memory
 from vaultfs.fuse.handles import Handles
 from vaultfs.metadata.database import database_failures
 from vaultfs.vault.filesystem import FileSystem
-from vaultfs.vault.snapshots import Step, Steps, Want
+from vaultfs.vault.steps import Step, Steps, Want
 
 log = logging.getLogger(__name__)
 

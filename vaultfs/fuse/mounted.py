@@ -17,6 +17,7 @@ import trio
 from vaultfs.crypto.slots import Secret
 from vaultfs.errors import ExitCode, StorageError, UsageError, VaultError
 from vaultfs.fuse import control, kernel_mount
+from vaultfs.fuse.admission import Admission
 from vaultfs.fuse.allocator import keep_freed_memory
 from vaultfs.fuse.compacting import BackgroundCompaction
 from vaultfs.fuse.daemon import daemonise
@@ -26,14 +27,16 @@ from vaultfs.fuse.handshake import Negotiated
 from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.scrubbing import scrub_some
-from vaultfs.fuse.session import MountRequest, Tricks, serve
+from vaultfs.fuse.session import MOST_WORKERS, MountRequest, Tricks, serve
 from vaultfs.storage.segment_source import SegmentFiller, SegmentSource
 from vaultfs.vault.compaction import NOTHING_MORE
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.opening import open_filesystem
 from vaultfs.vault.shipping import has_holes, is_changed, preparing
+from vaultfs.vault.snapshot_deleting import deleting
 from vaultfs.vault.snapshot_image import open_snapshot
-from vaultfs.vault.snapshots import all_snapshots, creating, deleting
+from vaultfs.vault.snapshot_listing import all_snapshots
+from vaultfs.vault.snapshot_making import creating
 from vaultfs.vault.transfer_staging import sweep_unfinished
 
 log = logging.getLogger(__name__)
@@ -201,7 +204,8 @@ class _MountedVault:
         """Mount, serve until unmounted, and return; the vault is then still open."""
         mount = self._mount
         self._durability = Durability(self._fs)
-        read_around = ReadAround(is_on=self._tricks.read_around)
+        admission = Admission(MOST_WORKERS)
+        read_around = ReadAround(is_on=self._tricks.read_around, admission=admission)
         self._operations = VaultOperations(self._fs, self._durability, read_around)
         request = MountRequest(
             mount.source,
@@ -235,10 +239,19 @@ class _MountedVault:
                         on_ready=self._ready,
                         on_negotiated=self._negotiated,
                         stop=self._stop,
+                        admission=admission,
+                        before_terminating=read_around.end,
+                        on_over=partial(nursery.start_soon, self._let_go_of_remotes),
                     )
                 finally:
                     read_around.close()
             nursery.cancel_scope.cancel()
+
+    async def _let_go_of_remotes(self) -> None:
+        """Reads of programs that were killed may still wait for a remote; nobody wants their answers any more."""
+        for lent in (self._mount.filler, self._mount.source_of_segments):
+            if lent is not None:
+                await trio.to_thread.run_sync(lent.close, abandon_on_cancel=True)
 
     def _negotiated(self, negotiated: Negotiated) -> None:
         log.info("kernel and filesystem agreed on %s", negotiated)
@@ -262,7 +275,14 @@ class _MountedVault:
                 return
 
     async def _answer(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The control socket's verbs."""
+        """The control socket's verbs.  What fails is told to who asked; it must not end the daemon."""
+        try:
+            with self._fs.database_safe():
+                return await self._answer_verb(verb, arguments)
+        except OSError as error:
+            raise StorageError(f"{verb}: {error.strerror or error}") from error
+
+    async def _answer_verb(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if verb == "status":
             return {
                 **self._fs.status(),

@@ -10,6 +10,9 @@ between costs both sides a wake-up, several times the work itself.  pyfuse3 look
 - ``Lock`` lets the worker that comes back take it again at once, without a pass of the scheduler.
 - ``open_nursery`` keeps a worker that found no request, although the descriptor was readable (`_Workers`).
 
+It also decides how many requests are under way at once (:mod:`vaultfs.fuse.admission`); pyfuse3 itself may have as many
+workers as there are.
+
 Under an endless stream of requests the loop still gets its turn every millisecond, so timers and other tasks run.
 """
 
@@ -27,6 +30,7 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
+from vaultfs.fuse.admission import Admission
 from vaultfs.fuse.handshake import Relay
 
 log = logging.getLogger(__name__)
@@ -36,6 +40,9 @@ TURN_NS: Final = 1_000_000
 
 LONGEST_POLL_NS: Final = 50_000
 """Longest time in nanoseconds for which one wait polls."""
+
+NO_LIMIT: Final = 1 << 30
+"""More workers than there will ever be."""
 
 SHORTEST_POLL_NS: Final = 3_000
 """A budget below this is rounded down to one look."""
@@ -67,11 +74,15 @@ class BargingLock:
     That is unfair, and right for workers that are all alike: the one that is awake goes on.  A release wakes one
     parked task at most, which parks again if it finds the lock taken; the next release then wakes one again, so no
     wake-up is lost.  Taking a free lock is no checkpoint.
+
+    Args:
+        on_wait: called when a task begins to wait for the lock.
     """
 
-    __slots__ = ("_is_locked", "_is_waking", "_lot")
+    __slots__ = ("_is_locked", "_is_waking", "_lot", "_on_wait")
 
-    def __init__(self) -> None:
+    def __init__(self, on_wait: Callable[[], None] | None = None) -> None:
+        self._on_wait = on_wait
         self._is_locked = False
         self._is_waking = False
         self._lot = trio.lowlevel.ParkingLot()
@@ -96,6 +107,8 @@ class BargingLock:
 
     async def _take_later(self) -> None:
         while self._is_locked:
+            if self._on_wait is not None:
+                self._on_wait()
             await self._lot.park()  # whoever was chosen by a release comes out here even if cancelled meanwhile
             self._is_waking = False
         self._is_locked = True
@@ -114,6 +127,20 @@ class PollCounts:
     hits: int = 0
     sleeps: int = 0
     turns: int = 0
+
+
+async def _sleep_until_readable(descriptor: int, poller: select.poll) -> None:
+    """Wait until a descriptor is readable, and still is when the task runs, which may be much later."""
+    while True:
+        await trio.lowlevel.wait_readable(descriptor)
+        if poller.poll(0):
+            return
+
+
+async def _wait_readable(descriptor: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    await _sleep_until_readable(descriptor, poller)
 
 
 class PollingWaiter:
@@ -136,9 +163,9 @@ class PollingWaiter:
         self._poller = select.poll()
         self._lock = BargingLock()
 
-    def new_lock(self) -> BargingLock:
+    def new_lock(self, on_wait: Callable[[], None] | None = None) -> BargingLock:
         """Return the lock under which the workers will call this object; it tells how many of them are idle."""
-        self._lock = BargingLock()
+        self._lock = BargingLock(on_wait)
         return self._lock
 
     def __call__(self, descriptor: int) -> _Done | Coroutine[Any, Any, None]:
@@ -178,7 +205,7 @@ class PollingWaiter:
     async def _sleep(self, descriptor: int) -> None:
         self.counts.sleeps += 1
         began = time.perf_counter_ns()
-        await trio.lowlevel.wait_readable(descriptor)
+        await _sleep_until_readable(descriptor, self._poller)
         self._last_turn_ns = woke = time.perf_counter_ns()
         if woke - began < 2 * self._longest_ns:
             self._budget_ns = self._longest_ns
@@ -192,35 +219,41 @@ class _Workers:
     The kernel takes a request back if its program is killed before the daemon has read it.  A descriptor that was
     readable then holds up whoever reads it, and with him the event loop, until somebody else wants something: commits
     stop, and ``umount`` waits for ever.  So the descriptor is made non-blocking, as poll(2) and select(2) advise
-    (BUGS).  pyfuse3 3.5 ends a worker, and with it all, at the EAGAIN that comes instead; here it begins again.  What
-    is lost is the worker's buffer, 1 MiB of addresses of which few pages were ever touched.
+    (BUGS).  pyfuse3 3.5 ends a worker, and with it all, at the EAGAIN that comes instead; here it begins again.  Its
+    buffer is lost, up to 1 MiB if it has taken large writes; so the descriptor is looked at right before it is read.
+
+    Attributes:
+        count: how many there are.
 
     Args:
-        nursery: where they run.
+        nursery: where they run; None as long as there can be none.
+        on_end: called when one ends.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery | None, on_end: Callable[[], None]) -> None:
         self._nursery = nursery
+        self._on_end = on_end
+        self.count = 0
 
     def start_soon(self, worker: Callable[..., Awaitable[None]], *args: object, name: str) -> None:
         """Start a worker, and again whenever a request was taken back."""
 
         async def work() -> None:
-            while True:
-                try:
-                    return await worker(*args)
-                except BlockingIOError as error:
-                    if "fuse_session_receive_buf" not in str(error):  # a handler's, which is a fault
-                        raise
-                    log.debug("%s: a request was taken back before it was read", name)
+            try:
+                while True:
+                    try:
+                        return await worker(*args)
+                    except BlockingIOError as error:
+                        if "fuse_session_receive_buf" not in str(error):  # a handler's, which is a fault
+                            raise
+                        log.debug("%s: a request was taken back before it was read", name)
+            finally:
+                self.count -= 1
+                self._on_end()
 
+        assert self._nursery is not None, "pyfuse3 opens it first"
         self._nursery.start_soon(work, name=name)
-
-
-@contextlib.asynccontextmanager
-async def _open_workers() -> AsyncIterator[_Workers]:
-    async with trio.open_nursery() as nursery:
-        yield _Workers(nursery)
+        self.count += 1
 
 
 class _Lowlevel:
@@ -238,27 +271,75 @@ class PyfuseTrio:
     """What pyfuse3 sees as ``trio`` while a session runs.
 
     Args:
-        waiter: polls before it sleeps; None for trio's own waiting and lock.
+        waiter: polls before it sleeps; None for trio's own waiting.
         relay: a handshake to take through its steps before the first real wait; None if there is none.
+        admission: says when there are too many requests to read another; None: never.
+        on_over: called when nobody reads requests any more, though some may still be under way.
     """
 
     ClosedResourceError = trio.ClosedResourceError
-    open_nursery = staticmethod(_open_workers)
     from_thread = trio.from_thread
 
-    def __init__(self, waiter: PollingWaiter | None, relay: Relay | None) -> None:
-        self.Lock: Callable[[], object] = trio.Lock if waiter is None else waiter.new_lock
-        self._wait: Callable[[int], Awaitable[None]] = waiter or trio.lowlevel.wait_readable
+    def __init__(
+        self,
+        waiter: PollingWaiter | None,
+        relay: Relay | None,
+        admission: Admission | None = None,
+        on_over: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_over = on_over
+        self._is_over = False
+        self._waiter = waiter
+        self._wait: Callable[[int], Awaitable[None]] = waiter or _wait_readable
         self._relay = relay
+        self._admission = admission or Admission(NO_LIMIT)
+        self._lock = BargingLock()
+        self._workers = _Workers(None, self._worker_ended)
         self.lowlevel = _Lowlevel(self._shake_hands)
+
+    def Lock(self) -> BargingLock:  # noqa: N802  # trio's name
+        """The lock under which workers wait for a request."""
+        on_wait = self._admission.reconsider
+        self._lock = BargingLock(on_wait) if self._waiter is None else self._waiter.new_lock(on_wait)
+        return self._lock
+
+    @contextlib.asynccontextmanager
+    async def open_nursery(self) -> AsyncIterator[_Workers]:
+        """What the workers run in."""
+        async with trio.open_nursery() as nursery:
+            self._workers = _Workers(nursery, self._worker_ended)
+            yield self._workers
+
+    def _worker_ended(self) -> None:
+        self._admission.reconsider()
+        # A worker ends because two others are idle, one of whom has the lock, or because the session is over; then all
+        # that are idle end, one after the other.
+        if not self._lock.waiting and not self._is_over:
+            self._is_over = True
+            self._on_over()
+
+    def _wait_admitted(self, descriptor: int) -> Awaitable[None]:
+        """Wait for a request, by the worker that holds the lock; every other one that does not wait for it has one."""
+        # The first half is nearly always enough, and this is done for each request.
+        if self._workers.count <= self._admission.most or self._is_admitted():
+            return self._wait(descriptor)
+        return self._wait_for_room(descriptor)
+
+    def _is_admitted(self) -> bool:
+        return self._admission.admits(self._workers.count - 1 - self._lock.waiting)
+
+    async def _wait_for_room(self, descriptor: int) -> None:
+        while not self._is_admitted():
+            await self._admission.changed()
+        await self._wait(descriptor)
 
     def _shake_hands(self, descriptor: int) -> Awaitable[None]:
         """The first waits: the handshake; then the descriptor is the kernel's, and need not be looked after again."""
         if self._relay is not None and not self._relay.is_done():
             return _DONE
         os.set_blocking(descriptor, False)
-        self.lowlevel.wait_readable = self._wait
-        return self._wait(descriptor)
+        self.lowlevel.wait_readable = self._wait_admitted
+        return self._wait_admitted(descriptor)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -23,8 +23,9 @@ import trio
 
 from vaultfs.errors import MountError, UsageError
 from vaultfs.fuse import kernel_mount
+from vaultfs.fuse.admission import Admission
 from vaultfs.fuse.handshake import InitFlag, Negotiated, Relay
-from vaultfs.fuse.polling import PollingWaiter, PyfuseTrio, installed
+from vaultfs.fuse.polling import NO_LIMIT, PollingWaiter, PyfuseTrio, installed
 from vaultfs.fuse.wakefulness import Wakefulness
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ TRICKS_VARIABLE: Final = "VAULTFS_TRICKS"
 READ_AHEAD_KIB: Final = 1024
 GRACE_S: Final = 5.0
 _RETRY_S: Final = 0.1
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_WORKERS: Final = 16
 MOST_WORKERS_ELSEWHERE: Final = 64
 """If some wait for a remote that does not answer, for seconds, others are still served."""
@@ -131,6 +133,9 @@ async def serve(
     stop: trio.Event | None = None,
     handle_signals: bool = True,
     grace_s: float = GRACE_S,
+    admission: Admission | None = None,
+    before_terminating: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    on_over: Callable[[], None] = lambda: None,
 ) -> None:
     """Mount, serve, and return when unmounted.
 
@@ -143,21 +148,39 @@ async def serve(
         handle_signals: unmount at SIGTERM, SIGINT and SIGHUP (main thread only).
         grace_s: seconds for which a busy folder is tried again; then it is detached lazily, and after as many seconds
             more the session ends although files are open.  Another signal ends either wait at once.
+        admission: which requests do not count towards the limit; what its limit is is set here.
+        before_terminating: awaited, while requests are still served, before the session ends although files are open;
+            for ``grace_s`` at most.
+        on_over: called when no more requests will come; some may still be under way, and hold up the return.
 
     Raises:
         MountError: the folder could not be mounted; nothing is left behind.
         Cancelled: after a clean unmount.
     """
-    session = _Session(operations, mount, grace_s)
+    session = _Session(operations, mount, grace_s, admission or Admission(MOST_WORKERS), before_terminating, on_over)
     with ExitStack() as stack:
+        # Before anything is mounted: the default is to die at once, and that would leave a dead mount behind.
+        signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS)) if handle_signals else None
         await session.begin(stack, on_negotiated)
-        await session.run(on_ready, trio.Event() if stop is None else stop, handle_signals=handle_signals)
+        await session.run(on_ready, trio.Event() if stop is None else stop, signals)
 
 
 class _Session:
     """The state of one `serve`."""
 
-    def __init__(self, operations: pyfuse3.Operations, mount: MountRequest, grace_s: float) -> None:
+    def __init__(
+        self,
+        operations: pyfuse3.Operations,
+        mount: MountRequest,
+        grace_s: float,
+        admission: Admission,
+        before_terminating: Callable[[], Awaitable[None]],
+        on_over: Callable[[], None],
+    ) -> None:
+        self._before_terminating = before_terminating
+        self._on_over = on_over
+        admission.most = MOST_WORKERS_ELSEWHERE if mount.reads_elsewhere else MOST_WORKERS
+        self._admission = admission
         self._operations = operations
         self._mount = mount
         self._grace_s = grace_s
@@ -206,22 +229,21 @@ class _Session:
                 raise MountError(f"cannot mount on {mount.mountpoint}: libfuse said why on stderr") from error
             stack.callback(self._detach_leftover)
             stack.callback(pyfuse3.close, unmount=False)
-        stack.enter_context(installed(PyfuseTrio(waiter, relay)))
+        stack.enter_context(installed(PyfuseTrio(waiter, relay, self._admission, self._on_over)))
 
-    async def run(self, on_ready: Callable[[], None], stop: trio.Event, *, handle_signals: bool) -> None:
+    async def run(self, on_ready: Callable[[], None], stop: trio.Event, signals: AsyncIterator[int] | None) -> None:
         """Serve requests until the kernel ends the session."""
         try:
             async with trio.open_nursery() as helpers:
-                if handle_signals:
-                    await helpers.start(self._watch_signals, stop)
+                if signals is not None:
+                    helpers.start_soon(self._watch_signals, signals, stop)
                 helpers.start_soon(self._announce, on_ready)
                 helpers.start_soon(self._unmount_at_stop, stop)
                 if self._wakefulness is not None:
                     helpers.start_soon(self._wakefulness.withdraw_when_quiet)
                 with trio.CancelScope(shield=True):  # the workers are needed until the kernel has unmounted
                     try:
-                        most = MOST_WORKERS_ELSEWHERE if self._mount.reads_elsewhere else MOST_WORKERS
-                        await pyfuse3.main(max_tasks=most)
+                        await pyfuse3.main(max_tasks=NO_LIMIT)
                     finally:
                         self._is_over.set()
                 helpers.cancel_scope.cancel()
@@ -240,14 +262,12 @@ class _Session:
             await trio.to_thread.run_sync(_tune, self._device_number, settings)
         on_ready()
 
-    async def _watch_signals(self, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-            task_status.started()
-            async for number in received:
-                log.info("%s: unmounting %s", signal.Signals(number).name, self._mount.mountpoint)
-                if stop.is_set():
-                    self._urgent.set()
-                stop.set()
+    async def _watch_signals(self, signals: AsyncIterator[int], stop: trio.Event) -> None:
+        async for number in signals:
+            log.info("%s: unmounting %s", signal.Signals(number).name, self._mount.mountpoint)
+            if stop.is_set():
+                self._urgent.set()
+            stop.set()
 
     async def _unmount_at_stop(self, stop: trio.Event) -> None:
         """Wait for the stop event or for cancellation, and unmount while the workers still serve."""
@@ -280,7 +300,10 @@ class _Session:
             log.warning("%s: %s", mountpoint, error)
         if not await self._wait_for_end(self._grace_s):
             log.warning("%s: programs still have files open; they will see errors", mountpoint)
-            pyfuse3.terminate()
+            with trio.move_on_after(self._grace_s):
+                await self._before_terminating()
+            if not self._is_over.is_set():
+                pyfuse3.terminate()
 
     async def _wait_for_end(self, seconds: float) -> bool:
         """Wait until the session is over, the time is up, or a second signal came; return whether it is over."""

@@ -15,14 +15,15 @@ from typing import Final
 
 from vaultfs.errors import RemoteError, RemoteRefusedError, VaultError
 from vaultfs.ids import PeerId, VaultId
+from vaultfs.mesh.failure_codes import Code, failure_of
 from vaultfs.mesh.frames import MAX_PAYLOAD_BYTES
 from vaultfs.mesh.grants import Grant, Grants
 from vaultfs.mesh.identity import Identity, short_peer_id, verify_signature
+from vaultfs.mesh.message_codec import delete_order
 from vaultfs.mesh.messages import (
     HASH_BYTES,
     MOST_ENTRIES,
     Audit,
-    Code,
     Delete,
     Deleted,
     Fail,
@@ -45,8 +46,6 @@ from vaultfs.mesh.messages import (
     Statement,
     Status,
     Witness,
-    delete_order,
-    failure_of,
 )
 from vaultfs.mesh.pairing import ANY_VAULT, Meeting, Pairings
 from vaultfs.mesh.partial_uploads import Upload
@@ -264,7 +263,8 @@ class Answers:
             raise RemoteRefusedError("the order to delete is not signed by the device that it names")
         if not self._store.may_delete(vault, message.device):
             raise RemoteRefusedError(
-                "the device may not delete here yet: seven days after its first snapshot it may, or when a person has "
+                "the device may not delete here yet: seven days after its first snapshot it may, if that came from the "
+                "machine that stored here first; or when a person has "
                 f"run here: vaultfs peer confirm-device {vault.hex()} {message.device.hex()}"
             )
         return self._store.delete(vault, message.keys)

@@ -5,8 +5,10 @@
     half-open  the pause is over: one may try, and until that is decided nobody else
 
 A pause is drawn at random between nothing and a bound that doubles with every failure ("full jitter"): many machines
-that lost one peer together must not come back together.  One success closes it again.  Only peers that fail are kept,
-and of these the last few hundred.  Nothing here waits or knows the time.
+that lost one peer together must not come back together.  As much is added as the dial took: a dead peer costs ten
+seconds each time, and who asks all peers for one thing after the other would wait for it again and again.  One success
+closes it again.  Only peers that fail are kept, and of these the last few hundred.  Nothing here waits or knows the
+time.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ class Failure:
     Attributes:
         kind: the error's class, whose only argument is its text.
         text: one line.
+        took_s: so long it was waited for.
     """
 
     kind: type[VaultError]
     text: str
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class BackoffLimits:
 
     Attributes:
         first_pause_s: bounds the first pause; each later bound is twice the one before.
-        longest_pause_s: bounds every pause.
+        longest_pause_s: bounds every pause, what a dial took included.
         most_peers: of so many failing peers something is known at most.
 
     Raises:
@@ -143,7 +147,8 @@ class Breakers:
         failures = 1 if breaker is None else breaker.failures + 1
         limits = self._limits
         bound_s = min(limits.longest_pause_s, limits.first_pause_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
-        self._failing[peer] = _Breaker(failures, failure, now_s + self._draw(0.0, bound_s))
+        pause_s = min(limits.longest_pause_s, failure.took_s + self._draw(0.0, bound_s))
+        self._failing[peer] = _Breaker(failures, failure, now_s + pause_s)
         self._failing.move_to_end(peer)
         if len(self._failing) > limits.most_peers:
             self._failing.popitem(last=False)

@@ -3,6 +3,8 @@
     {"format": 1, "vaults": [{"vault_id": …, "replicas": 2, "coding": null,
         "peers": [{"id": …, "host": …, "port": 7741, "zone": "", "added_ns": …}]}]}
 
+``"is_told": true`` stands with a vault of which somebody has said that it be kept as it is kept anyway.
+
 It is this user's, and not in the vault, as whoever can write there could name peers of his own.  A peer in it is
 trusted as far as a peer ever is: it may be asked, and given ciphertext.
 """
@@ -21,9 +23,9 @@ from vaultfs.errors import UsageError
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.addresses import LONGEST_HOST, Address, is_host
 from vaultfs.mesh.identity import format_peer_id, parse_peer_id
-from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
 from vaultfs.mesh.peer_words import meant_peer
 from vaultfs.mesh.share_format import Coding
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 
 DEFAULT_REPLICAS: Final = 2
 MOST_REPLICAS: Final = 32
@@ -46,11 +48,12 @@ class _StoredPeer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     added_ns: Annotated[int, msgspec.Meta(ge=0, le=_LIMIT)]
 
 
-class _StoredVault(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class _StoredVault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     vault_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     replicas: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPLICAS)]
     coding: Annotated[str, msgspec.Meta(max_length=5)] | None
     peers: Annotated[tuple[_StoredPeer, ...], msgspec.Meta(max_length=MOST_PEERS)]
+    is_told: bool = False
 
 
 class _StoredFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -84,12 +87,14 @@ class VaultPeers:
         replicas: how many peers are to hold each segment.
         coding: shares instead of whole copies, or None.
         peers: in the order in which they were added; each id once.
+        is_told: somebody has said on this machine how many copies or shares there are to be.
     """
 
     vault_id: VaultId
     replicas: int = DEFAULT_REPLICAS
     coding: Coding | None = None
     peers: tuple[KnownPeer, ...] = ()
+    is_told: bool = False
 
     def peer(self, word: str) -> KnownPeer:
         """The peer that a person means.
@@ -215,7 +220,8 @@ class Book:
             raise UsageError(f"--replicas: {replicas} is not from 1 to {MOST_REPLICAS}")
         with self._file.locked():
             pages = self.load()
-            self._save_with(pages, replace(_page_of(pages, vault_id), replicas=replicas, coding=coding))
+            page = replace(_page_of(pages, vault_id), replicas=replicas, coding=coding, is_told=True)
+            self._save_with(pages, page)
 
     def _page(self, stored: _StoredVault) -> VaultPeers:
         peers = []
@@ -233,7 +239,9 @@ class Book:
             coding = None if stored.coding is None else Coding.parse(stored.coding)
         except UsageError as error:
             raise self._file.damaged(str(error)) from error
-        return VaultPeers(VaultId(bytes.fromhex(stored.vault_id)), stored.replicas, coding, tuple(peers))
+        is_told = stored.is_told or not _is_default(stored.replicas, coding)
+        vault_id = VaultId(bytes.fromhex(stored.vault_id))
+        return VaultPeers(vault_id, stored.replicas, coding, tuple(peers), is_told)
 
     def _save_with(self, pages: Sequence[VaultPeers], page: VaultPeers) -> None:
         """Replace the page, or add it; one that says nothing is left out."""
@@ -249,6 +257,10 @@ def _page_of(pages: Sequence[VaultPeers], vault_id: VaultId) -> VaultPeers:
     return next((page for page in pages if page.vault_id == vault_id), VaultPeers(vault_id))
 
 
+def _is_default(replicas: int, coding: Coding | None) -> bool:
+    return replicas == DEFAULT_REPLICAS and coding is None
+
+
 def _stored(page: VaultPeers) -> _StoredVault:
     return _StoredVault(
         page.vault_id.hex(),
@@ -258,4 +270,5 @@ def _stored(page: VaultPeers) -> _StoredVault:
             _StoredPeer(format_peer_id(peer.id), peer.address.host, peer.address.port, peer.zone, peer.added_ns)
             for peer in page.peers
         ),
+        page.is_told and _is_default(page.replicas, page.coding),
     )

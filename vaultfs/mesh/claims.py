@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vaultfs.ids import PeerId, SegmentName
 from vaultfs.mesh.share_format import CodedSegment, Coding
+from vaultfs.mesh.share_keys import ShareKey
 from vaultfs.mesh.standing import Standing
 from vaultfs.mesh.survey import PeerView, Survey
 
 Held = Mapping[SegmentName, int]
 """Segments that a peer says it holds, and their sizes in bytes."""
+
+Shares = Mapping[SegmentName, Sequence[ShareKey]]
+"""Shares that a peer says it holds, by segment."""
 
 
 @dataclass
@@ -25,6 +29,9 @@ class Claims:
             have a hash.
         gone: by other peer that does not answer, what it said last; it counts for nothing, but may come back.
         unknown: peers that have never answered, so that nobody knows what they hold.
+        shares: by peer that is present or away, its shares.
+        other_shares: by peer that is distrusted or gone, its shares; they count for nothing.
+        untold: peers that do not answer and of which nobody remembers whether they have shares.
     """
 
     present: dict[PeerId, Held] = field(default_factory=dict)
@@ -32,15 +39,29 @@ class Claims:
     distrusted: dict[PeerId, Held] = field(default_factory=dict)
     gone: dict[PeerId, Held] = field(default_factory=dict)
     unknown: set[PeerId] = field(default_factory=set)
+    shares: dict[PeerId, Shares] = field(default_factory=dict)
+    other_shares: dict[PeerId, Shares] = field(default_factory=dict)
+    untold: set[PeerId] = field(default_factory=set)
 
     @property
     def counted(self) -> dict[PeerId, Held]:
         """All that count."""
         return {**self.present, **self.away}
 
+    @property
+    def away_shares(self) -> list[Shares]:
+        """Shares on peers that are expected back."""
+        return [shares for peer, shares in self.shares.items() if peer in self.away]
+
 
 def claims_of(
-    survey: Survey, standing: Standing, load_held: Callable[[PeerId], Held], *, grace_ns: int, now_ns: int
+    survey: Survey,
+    standing: Standing,
+    load_held: Callable[[PeerId], Held],
+    load_shares: Callable[[PeerId], Shares | None],
+    *,
+    grace_ns: int,
+    now_ns: int,
 ) -> Claims:
     """Sort out what the peers said.
 
@@ -48,6 +69,7 @@ def claims_of(
         survey: what they said now.
         standing: what is remembered of them.
         load_held: what a peer said the last time.
+        load_shares: likewise its shares; None if nobody remembers.
         grace_ns: who was there so lately counts as if it was.
         now_ns: since the epoch.
     """
@@ -57,12 +79,18 @@ def claims_of(
         is_liar = remembered.failed_audit_ns != 0
         if view.is_present:
             (claims.distrusted if is_liar else claims.present)[peer] = view.segments
+            (claims.other_shares if is_liar else claims.shares)[peer] = view.shares
             continue
         if not remembered.seen_ns:
             claims.unknown.add(peer)
             continue
         is_expected = not is_liar and 0 <= now_ns - remembered.seen_ns < grace_ns
         (claims.away if is_expected else claims.gone)[peer] = load_held(peer)
+        shares = load_shares(peer)
+        if shares is None:
+            claims.untold.add(peer)
+        else:
+            (claims.shares if is_expected else claims.other_shares)[peer] = shares
     return claims
 
 
@@ -77,12 +105,12 @@ def copies_of(needed: Mapping[SegmentName, int], holdings: Collection[Held]) -> 
 
 
 def share_counts(
-    needed: Mapping[SegmentName, int], coding: Coding, views: Iterable[PeerView]
+    needed: Mapping[SegmentName, int], coding: Coding, holdings: Iterable[Shares]
 ) -> dict[SegmentName, int]:
-    """How many different shares of each needed segment some peers list; segments without any are left out."""
+    """How many different shares of each needed segment some peers have; segments without any are left out."""
     found: dict[SegmentName, set[int]] = {}
-    for view in views:
-        for name, keys in view.shares.items():
+    for shares in holdings:
+        for name, keys in shares.items():
             for key in keys:
                 if key.coded.coding == coding and key.coded.size_bytes == needed.get(name):
                     found.setdefault(name, set()).add(key.index)
@@ -92,17 +120,17 @@ def share_counts(
 def readable(views: Iterable[PeerView]) -> set[SegmentName]:
     """The segments that some peers have as a whole, or enough shares of."""
     views = list(views)
-    names: set[SegmentName] = set(from_shares(views))
+    names: set[SegmentName] = set(from_shares(view.shares for view in views))
     for view in views:
         names.update(view.segments)
     return names
 
 
-def from_shares(views: Iterable[PeerView]) -> dict[SegmentName, int]:
+def from_shares(holdings: Iterable[Shares]) -> dict[SegmentName, int]:
     """The segments that shares of some peers give back, and their sizes in bytes."""
-    shares: dict[CodedSegment, set[int]] = {}
-    for view in views:
-        for keys in view.shares.values():
+    found: dict[CodedSegment, set[int]] = {}
+    for shares in holdings:
+        for keys in shares.values():
             for key in keys:
-                shares.setdefault(key.coded, set()).add(key.index)
-    return {coded.name: coded.size_bytes for coded, found in shares.items() if len(found) >= coded.coding.needed}
+                found.setdefault(key.coded, set()).add(key.index)
+    return {coded.name: coded.size_bytes for coded, indexes in found.items() if len(indexes) >= coded.coding.needed}

@@ -7,8 +7,8 @@ one alone.  Disks are read and written in threads.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, Final, NamedTuple, Self
@@ -19,14 +19,18 @@ from blake3 import blake3
 from vaultfs.errors import IntegrityError, RemoteError, RemoteRefusedError, RemoteUnreachableError
 from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.addresses import Address
+from vaultfs.mesh.arrivals import Arrivals
 from vaultfs.mesh.connection import PeerConnection, ReadPiece, UnansweredError, require_known
 from vaultfs.mesh.dialing import dial, peer_name
+from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.mesh.identity import Identity, format_peer_id
+from vaultfs.mesh.message_codec import delete_order
 from vaultfs.mesh.message_stream import TookNothingError
 from vaultfs.mesh.messages import (
     HASH_BYTES,
     MOST_NAMES,
     MOST_RANGES,
+    SHARE_AUDITS,
     Audit,
     Challenge,
     Delete,
@@ -45,7 +49,6 @@ from vaultfs.mesh.messages import (
     Statement,
     Status,
     Witness,
-    delete_order,
 )
 from vaultfs.mesh.pool import Pool, PoolLimits, open_pool
 from vaultfs.mesh.silences import Silences
@@ -103,13 +106,17 @@ class MeshClient:
     Args:
         pool: of connections.
         contacts: the peers.
+        arrivals: is told what comes of objects.
 
     Raises:
         VaultError: every method, as `PeerConnection`; a peer that is not a contact is a `RemoteError`.
     """
 
-    def __init__(self, pool: Pool[PeerConnection], contacts: Iterable[Contact]) -> None:
+    def __init__(
+        self, pool: Pool[PeerConnection], contacts: Iterable[Contact], arrivals: Arrivals | None = None
+    ) -> None:
         self.pool: Final = pool
+        self._arrivals: Final = arrivals or Arrivals()
         self._contacts: Final = {contact.peer: contact for contact in contacts}
         self._silences: Final = Silences()
 
@@ -119,7 +126,8 @@ class MeshClient:
         self._silences.require_none(peer, trio.current_time())
         async with self.pool.lease(peer, is_shared=is_shared) as connection:
             try:
-                yield connection
+                with self.pool.waiting(peer) if is_shared else nullcontext():
+                    yield connection
             except (UnansweredError, TookNothingError) as error:
                 self._silences.note(peer, str(error), trio.current_time())
                 raise
@@ -190,6 +198,33 @@ class MeshClient:
         Returns:
             The length of the whole object, as the peer says.
         """
+        with self._counted(key) as count:
+            return await self._fetch(peer, vault, key, sink, offset, length, count)
+
+    @contextmanager
+    def _counted(self, key: str) -> Iterator[Callable[[int], None]]:
+        """What comes in this block counts, unless it fails; gives what is to be called with each number of bytes."""
+        attempt = self._arrivals.begin(key)
+        if attempt is None:
+            yield lambda _: None
+            return
+        is_whole = False
+        try:
+            yield partial(self._arrivals.came, attempt)
+            is_whole = True
+        finally:
+            self._arrivals.end(attempt, is_whole=is_whole)
+
+    async def _fetch(
+        self,
+        peer: PeerId,
+        vault: VaultId,
+        key: str,
+        sink: BinaryIO,
+        offset: int,
+        length: int | None,
+        came: Callable[[int], None],
+    ) -> int:
         async with self._lease(peer) as connection, connection.get(vault, key, offset, length) as body:
             if length is not None and body.body_bytes != length:
                 raise RemoteError(f"{self.name(peer)} sends {body.body_bytes} bytes of {key} instead of {length}")
@@ -202,6 +237,7 @@ class MeshClient:
             held_bytes = 0
             wrote_s = trio.current_time()
             while piece := await body.receive():
+                came(len(piece))
                 held.append(piece)
                 held_bytes += len(piece)
                 # What trickles is written too, so that who looks at the file sees that it moves.
@@ -274,7 +310,9 @@ class MeshClient:
                     raise refusals[0]
                 device, signature = signed[len(refusals)]
                 try:
-                    answer = await connection.ask(partial(_delete, vault, keys, device, signature), Deleted)
+                    is_long = len(keys) > 1
+                    order = partial(_delete, vault, keys, device, signature)
+                    answer = await connection.ask(order, Deleted, is_long=is_long)
                 except RemoteRefusedError as error:
                     refusals.append(error)
                 else:
@@ -293,10 +331,15 @@ class MeshClient:
             vault: whose segments.
             key: 32 bytes, drawn for this question.
             ranges: at most `MOST_RANGES`.
+
+        Raises:
+            RemoteError: it is asked for parts of shares, and its vaultfs is older than such questions.
         """
         if not 0 < len(ranges) <= MOST_RANGES:
             raise ValueError(f"an audit asks for 1 to {MOST_RANGES} ranges, not {len(ranges)}")
         async with self._lease(peer, is_shared=True) as connection:
+            if SHARE_AUDITS not in connection.features and any(each.share for each in ranges):
+                raise RemoteError(f"{self.name(peer)} runs an older vaultfs, which cannot prove shares")
             proof = await connection.ask(lambda number: Audit(number, vault, key, tuple(ranges)), Proof, is_long=True)
         if len(proof.digests) != len(ranges) * HASH_BYTES:
             raise RemoteError(f"{self.name(peer)} proves {len(proof.digests)} bytes for {len(ranges)} ranges")
@@ -358,12 +401,16 @@ class _Opening:
             left -= len(skipped)
         reader.is_sending = True
 
-        return partial(reader.read, PIECE_BYTES)
+        return partial(reader.read, DATA_BYTES)  # a frame: it is hashed and sealed while the processor's cache has it
 
 
 @asynccontextmanager
 async def open_client(
-    identity: Identity, contacts: Iterable[Contact], limits: PoolLimits | None = None
+    identity: Identity,
+    contacts: Iterable[Contact],
+    limits: PoolLimits | None = None,
+    arrivals: Arrivals | None = None,
+    vault: VaultId | None = None,
 ) -> AsyncIterator[MeshClient]:
     """A client, whose connections are closed at the end.
 
@@ -371,16 +418,18 @@ async def open_client(
         identity: of this machine.
         contacts: the peers.
         limits: of the pool.
+        arrivals: is told what comes of objects.
+        vault: that it is about; who does not know this machine is to accept it for that one.
     """
     known: Mapping[PeerId, Contact] = {contact.peer: contact for contact in contacts}
     context = client_context(identity)
-    own_id = format_peer_id(identity.peer_id)
+    accepted = format_peer_id(identity.peer_id) + ("" if vault is None else f" --vault {vault.hex()}")
 
     async def connect(peer: PeerId) -> PeerConnection:
         contact = known[peer]
         connection = await dial(context, contact.address, peer)
         try:
-            require_known(connection, own_id)
+            require_known(connection, accepted)
         except BaseException:
             connection.abort()
             raise
@@ -390,15 +439,15 @@ async def open_client(
         return known[peer].name
 
     async with open_pool(connect, limits or PoolLimits(), describe=describe) as pool:
-        yield MeshClient(pool, known.values())
+        yield MeshClient(pool, known.values(), arrivals)
 
 
-def proof_of(key: bytes, segment: SegmentName, offset: int, data: bytes) -> bytes:
+def proof_of(key: bytes, segment: str, offset: int, data: bytes) -> bytes:
     """What an honest peer answers to one range of an audit; for who has the bytes.
 
     Args:
         key: of the audit, 32 bytes.
-        segment: the segment's name.
+        segment: the segment's name, or a share's.
         offset: of the range.
         data: its bytes.
     """

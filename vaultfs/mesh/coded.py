@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import io
 import logging
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import BinaryIO, Final
 
 import trio
 
 from vaultfs.errors import (
     IntegrityError,
-    NoSpaceError,
     ObjectMissingError,
     RemoteUnreachableError,
     UsageError,
@@ -31,11 +29,12 @@ from vaultfs.ids import PeerId, SegmentName, VaultId
 from vaultfs.mesh.asking import Answers, ask_all, first_of
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.erasure import decode, decode_stripes, encode, find_wrong, rebuild
+from vaultfs.mesh.held_shares import Held, best_way, shares_of
 from vaultfs.mesh.placement import Placement
-from vaultfs.mesh.reading import HashingFile
 from vaultfs.mesh.served_parts import ServedParts
 from vaultfs.mesh.share_format import BLOCK_BYTES, HEADER_BYTES, CodedSegment, Coding
-from vaultfs.mesh.share_keys import ShareKey, parse_share_key, shares_prefix
+from vaultfs.mesh.share_keys import parse_share_key, shares_prefix
+from vaultfs.mesh.share_transfer import ShareTransfer
 from vaultfs.mesh.survey import PeerView
 from vaultfs.remotes.store import Source
 
@@ -43,18 +42,6 @@ log = logging.getLogger(__name__)
 
 _MOST_SPARES: Final = 8
 """Shares beyond k that are fetched to find out which is wrong."""
-
-
-class Held(NamedTuple):
-    """A share, and who lists it.
-
-    Attributes:
-        peer: its id.
-        key: of the share.
-    """
-
-    peer: PeerId
-    key: ShareKey
 
 
 class CodedSegments:
@@ -69,7 +56,7 @@ class CodedSegments:
     def __init__(self, vault_id: VaultId, peers: Sequence[PeerId], scratch: Path | None = None) -> None:
         self._vault_id: Final = vault_id
         self._peers: Final = tuple(peers)
-        self._scratch: Final = scratch
+        self._transfer: Final = ShareTransfer(vault_id, scratch)
         self._served: Final[ServedParts[None]] = ServedParts()
 
     # --- finding
@@ -87,24 +74,14 @@ class CodedSegments:
     async def size_bytes(self, client: MeshClient, segment: SegmentName) -> int | None:
         """The size of a segment, if there are enough shares of it."""
         found = await self.locate(client, segment)
-        best = self._best(found)
+        best = best_way(found.values.values())
         return None if best is None else best[0].size_bytes
-
-    @staticmethod
-    def _best(found: Answers[list[Held]]) -> tuple[CodedSegment, dict[int, list[Held]]] | None:
-        """The way of cutting of which there are enough shares, and these by index; None if there is none."""
-        ways: dict[CodedSegment, dict[int, list[Held]]] = {}
-        for held in found.values.values():
-            for share in held:
-                ways.setdefault(share.key.coded, {}).setdefault(share.key.index, []).append(share)
-        enough = [(coded, shares) for coded, shares in ways.items() if len(shares) >= coded.coding.needed]
-        return max(enough, key=lambda way: len(way[1]) - way[0].coding.needed, default=None)
 
     async def _require_shares(
         self, client: MeshClient, segment: SegmentName
     ) -> tuple[CodedSegment, dict[int, list[Held]]]:
         found = await self.locate(client, segment)
-        best = self._best(found)
+        best = best_way(found.values.values())
         if best is not None:
             return best
         what = f"the segment {segment}, nor enough shares of it"
@@ -125,8 +102,8 @@ class CodedSegments:
         """
         coded, shares = await self._require_shares(client, segment)
         with ExitStack() as stack:
-            files = await self._fetched(client, coded, shares, coded.coding.needed, stack)
-            result = self._file()
+            files = await self._transfer.fetched(client, coded, shares, coded.coding.needed, stack)
+            result = self._transfer.file()
             try:
                 await trio.to_thread.run_sync(self._decoded, coded, list(files.values()), result)
             except IntegrityError as error:
@@ -152,12 +129,12 @@ class CodedSegments:
         """A segment although a share is wrong that has the hash of its name: somebody has made it so."""
         with ExitStack() as stack:
             wanted = min(len(shares), coded.coding.needed + _MOST_SPARES)
-            files = await self._fetched(client, coded, shares, wanted, stack)
+            files = await self._transfer.fetched(client, coded, shares, wanted, stack)
             indexes = list(files)
             verdict = await trio.to_thread.run_sync(find_wrong, coded, [files[index] for index in indexes])
             wrong = {indexes[position] for position in verdict.wrong}
             good = [file for index, file in files.items() if index not in wrong]
-            result = self._file()
+            result = self._transfer.file()
             try:
                 await trio.to_thread.run_sync(self._decoded, coded, good[: coded.coding.needed], result)
             except BaseException:
@@ -166,51 +143,6 @@ class CodedSegments:
             for index in sorted(wrong):
                 log.warning("share %d of %s, of %s, is wrong", index, coded.name, client.name(shares[index][0].peer))
             return result
-
-    async def _fetched(
-        self,
-        client: MeshClient,
-        coded: CodedSegment,
-        shares: Mapping[int, list[Held]],
-        count: int,
-        stack: ExitStack,
-    ) -> dict[int, BinaryIO]:
-        """So many shares, in files, by index; primary ones first, as they need no arithmetic.
-
-        Raises:
-            VaultError: there are not so many; what the first failure was.
-        """
-        files: dict[int, BinaryIO] = {}
-        failures: list[VaultError] = []
-        waiting = sorted(shares)
-
-        async def fetch_one() -> None:
-            """The first of those that are left; one that cannot be had makes way for the next."""
-            while waiting:
-                index = waiting.pop(0)
-                for held in shares[index]:
-                    file = stack.enter_context(self._file())
-                    try:
-                        await self._fetch(client, held, coded.share_bytes, file)
-                    except VaultError as error:
-                        log.info("%s", error)
-                        failures.append(error)
-                    else:
-                        files[index] = file
-                        return
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(count):
-                nursery.start_soon(fetch_one)
-        if len(files) < count:
-            raise first_of(failures)
-        return files
-
-    async def _fetch(self, client: MeshClient, held: Held, most_bytes: int, file: BinaryIO) -> None:
-        hashing = HashingFile(file, most_bytes)
-        await client.fetch(held.peer, self._vault_id, str(held.key), cast("BinaryIO", hashing))
-        if hashing.hexdigest() != held.key.name:
-            raise IntegrityError(f"{client.name(held.peer)} sent other bytes than those of {held.key}")
 
     async def part(self, client: MeshClient, segment: SegmentName, offset: int, length: int | None) -> BinaryIO:
         """A part of a segment, in a file at its start; nobody has checked it, unless it was asked for before.
@@ -269,6 +201,7 @@ class CodedSegments:
         source: Source,
         views: Mapping[PeerId, PeerView],
         placement: Placement,
+        expected: Collection[int] = (),
     ) -> int:
         """Store a segment's shares, those that are lacking, each on a peer of its own.
 
@@ -279,6 +212,7 @@ class CodedSegments:
             source: its bytes.
             views: the peers, what they hold and how much room they have; kept up to date.
             placement: in which order they are filled.
+            expected: shares on peers that are away and expected back; they count, and are not made.
 
         Returns:
             How many shares there are now.
@@ -289,16 +223,16 @@ class CodedSegments:
         """
         coded = CodedSegment(segment, source.size_bytes, coding)
         there = shares_of(coded, views.values())
-        missing = [index for index in range(coding.total) if index not in there]
+        missing = [index for index in range(coding.total) if index not in there and index not in expected]
         if not missing:
             return coding.total
         with ExitStack() as stack:
-            files = {index: stack.enter_context(self._file()) for index in missing}
+            files = {index: stack.enter_context(self._transfer.file()) for index in missing}
             opened = stack.enter_context(source.open())
             names = await trio.to_thread.run_sync(
                 encode, opened, coded, {index: file.write for index, file in files.items()}
             )
-            return await self._spread(client, coded, files, names, there, views, placement)
+            return len(await self._transfer.spread(client, coded, files, names, there, views, placement, expected))
 
     async def repair(
         self,
@@ -306,6 +240,7 @@ class CodedSegments:
         coded: CodedSegment,
         views: Mapping[PeerId, PeerView],
         placement: Placement,
+        expected: Collection[int] = (),
     ) -> int:
         """Make lost shares again from others, and store them.
 
@@ -316,7 +251,7 @@ class CodedSegments:
             VaultError: as `whole` and `store`.
         """
         there = shares_of(coded, views.values())
-        missing = [index for index in range(coded.coding.total) if index not in there]
+        missing = [index for index in range(coded.coding.total) if index not in there and index not in expected]
         if not missing:
             return coded.coding.total
         if len(there) < coded.coding.needed:
@@ -324,117 +259,11 @@ class CodedSegments:
                 f"{len(there)} shares of the segment {coded.name} are left, and {coded.coding.needed} are needed"
             )
         with ExitStack() as stack:
-            sources = await self._fetched(client, coded, there, coded.coding.needed, stack)
+            sources = await self._transfer.fetched(client, coded, there, coded.coding.needed, stack)
             for source in sources.values():
                 source.seek(0)
-            files = {index: stack.enter_context(self._file()) for index in missing}
+            files = {index: stack.enter_context(self._transfer.file()) for index in missing}
             names = await trio.to_thread.run_sync(
                 rebuild, coded, list(sources.values()), {index: file.write for index, file in files.items()}
             )
-            return await self._spread(client, coded, files, names, there, views, placement)
-
-    async def _spread(
-        self,
-        client: MeshClient,
-        coded: CodedSegment,
-        files: Mapping[int, BinaryIO],
-        names: Mapping[int, str],
-        there: Mapping[int, Sequence[Held]],
-        views: Mapping[PeerId, PeerView],
-        placement: Placement,
-    ) -> int:
-        """Store made shares; a peer that has a share of the segment, or has failed, gets none."""
-        taken = {held.peer for shares in there.values() for held in shares}
-        order = [
-            site.peer
-            for site in placement.chosen(coded.name, len(placement.sites))
-            if site.peer not in taken and (view := views.get(site.peer)) is not None and view.takes
-        ]
-        failures: list[VaultError] = []
-        stored = set(there)
-        waiting = list(files)
-
-        async def send() -> None:
-            while waiting:
-                index = waiting.pop(0)
-                while index not in stored:
-                    peer = self._next(order, views, coded.share_bytes)
-                    if peer is None:
-                        return
-                    share_key = ShareKey(coded, index, names[index])
-                    view = views[peer]
-                    view.room_bytes -= coded.share_bytes
-                    try:
-                        share = _Share(files[index], coded.share_bytes)
-                        await client.store(peer, self._vault_id, str(share_key), share, bytes.fromhex(names[index]))
-                    except VaultError as error:
-                        view.room_bytes += coded.share_bytes
-                        log.info("%s", error)
-                        failures.append(error)
-                    else:
-                        view.shares.setdefault(coded.name, []).append(share_key)
-                        stored.add(index)
-
-        async with trio.open_nursery() as nursery:
-            for _ in files:
-                nursery.start_soon(send)
-        if len(stored) < coded.coding.needed:
-            if failures:
-                raise first_of(failures)
-            raise NoSpaceError(
-                f"{coded.coding.needed} peers with room for {coded.share_bytes} bytes are needed for a segment as "
-                f"{coded.coding}, and {len(stored)} were found; add peers, or give them more quota"
-            )
-        return len(stored)
-
-    @staticmethod
-    def _next(order: list[PeerId], views: Mapping[PeerId, PeerView], size_bytes: int) -> PeerId | None:
-        for position, peer in enumerate(order):
-            if views[peer].room_bytes >= size_bytes:
-                return order.pop(position)
-        return None
-
-    def _file(self) -> BinaryIO:
-        return cast("BinaryIO", tempfile.TemporaryFile(dir=self._scratch, buffering=0))  # the caller's
-
-
-class _Share:
-    """A share in a file that is read by one at a time: a `vaultfs.remotes.store.Source`."""
-
-    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
-        self._file: Final = file
-        self.size_bytes: Final = size_bytes
-
-    def open(self) -> _Reading:
-        self._file.seek(0)
-        return _Reading(self._file)
-
-
-class _Reading:
-    """Gives a file, and leaves it open."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file: Final = file
-
-    def __enter__(self) -> BinaryIO:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def shares_of(coded: CodedSegment, views: Iterable[PeerView]) -> dict[int, list[Held]]:
-    """The shares of a segment that peers list, by index.
-
-    Args:
-        coded: the segment, and how it is cut.
-        views: the peers.
-    """
-    found: dict[int, list[Held]] = {}
-    for view in views:
-        if not view.is_present:
-            continue
-        for share in view.shares.get(coded.name, ()):
-            if share.coded == coded:
-                found.setdefault(share.index, []).append(Held(view.known.id, share))
-    return found
+            return len(await self._transfer.spread(client, coded, files, names, there, views, placement, expected))

@@ -18,7 +18,8 @@ from vaultfs.ids import SegmentName
 from vaultfs.mesh.book import VaultPeers
 from vaultfs.mesh.claims import Claims
 from vaultfs.mesh.client import MeshClient
-from vaultfs.mesh.coded import CodedSegments, shares_of
+from vaultfs.mesh.coded import CodedSegments
+from vaultfs.mesh.held_shares import shares_of
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.reading import Reader
 from vaultfs.mesh.repairing import AT_ONCE, Planned, Repaired, Report
@@ -68,6 +69,7 @@ class CodedRepair:
         self._client: Final = client
         self._coding: Final = coding
         self._views: Final = {peer: view for peer, view in survey.views.items() if peer in claims.present}
+        self._away: Final = claims.away_shares
         self._placement: Final = placement
         self._needed: Final = needed
         self._layout: Final = layout
@@ -121,14 +123,22 @@ class CodedRepair:
         found = []
         for name, size in self._needed.items():
             coded = CodedSegment(name, size, self._coding)
-            count = self._coding.total - len(shares_of(coded, self._views.values()))
+            count = self._coding.total - len(self._there(coded))
             if count:
                 found.append((coded, count))
         return sorted(found, key=lambda each: (-each[1], each[0].name))
 
+    def _there(self, coded: CodedSegment) -> set[int]:
+        """The shares of a segment that count."""
+        return shares_of(coded, self._views.values()).keys() | self._expected(coded)
+
+    def _expected(self, coded: CodedSegment) -> set[int]:
+        """Those on peers that are away for a short time: nothing is read from there, and nobody makes them anew."""
+        return {key.index for shares in self._away for key in shares.get(coded.name, ()) if key.coded == coded}
+
     async def _mend(self, coded: CodedSegment) -> int:
         """Make and store what one segment lacks; how many shares there are then."""
-        before = len(shares_of(coded, self._views.values()))
+        before = len(self._there(coded))
         if coded.name in self._local:
             try:
                 return await self._from_disk(coded)
@@ -138,8 +148,10 @@ class CodedRepair:
             except VaultError as error:
                 return self._failed(error, before)
         try:
-            if before >= self._coding.needed:
-                return await self._shares.repair(self._client, coded, self._views, self._placement)
+            if len(shares_of(coded, self._views.values())) >= self._coding.needed:
+                return await self._shares.repair(
+                    self._client, coded, self._views, self._placement, self._expected(coded)
+                )
             return await self._from_copy(coded)
         except ObjectMissingError:  # the look afterwards tells
             return before
@@ -160,7 +172,7 @@ class CodedRepair:
         source = await trio.to_thread.run_sync(opened.__enter__)
         try:
             return await self._shares.store(
-                self._client, self._coding, coded.name, source, self._views, self._placement
+                self._client, self._coding, coded.name, source, self._views, self._placement, self._expected(coded)
             )
         finally:
             opened.__exit__(None, None, None)  # closes a descriptor
@@ -174,5 +186,5 @@ class CodedRepair:
         with await self._reader.whole(self._client, holders, segment_key(name), name, LARGEST_SEGMENT_BYTES) as file:
             source = source_of(file.fileno(), name, size, lambda: None)
             return await self._shares.store(
-                self._client, self._coding, coded.name, source, self._views, self._placement
+                self._client, self._coding, coded.name, source, self._views, self._placement, self._expected(coded)
             )

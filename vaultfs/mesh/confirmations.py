@@ -15,8 +15,8 @@ import msgspec
 
 from vaultfs.errors import UsageError
 from vaultfs.ids import VaultId
-from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
 from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 
 MOST_WAITING: Final = 256
 

@@ -19,10 +19,14 @@ import trio
 
 from vaultfs.errors import RemoteError, RemoteRefusedError, RemoteUnreachableError, VaultError
 from vaultfs.ids import PeerId, VaultId
+from vaultfs.mesh.failure_codes import error_of
 from vaultfs.mesh.frames import FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, FrameError
+from vaultfs.mesh.incoming_body import IncomingBody
+from vaultfs.mesh.message_codec import decode_from_peer
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
 from vaultfs.mesh.messages import (
     MAGIC,
+    SHARE_AUDITS,
     VERSION,
     Abort,
     Body,
@@ -40,8 +44,6 @@ from vaultfs.mesh.messages import (
     Request,
     Stored,
     Welcome,
-    decode_from_peer,
-    error_of,
 )
 from vaultfs.mesh.outgoing_object import DataSource
 
@@ -49,11 +51,8 @@ QUESTION_S: Final = 20.0
 """How long a peer may be silent when it was asked something small; who is connected and silent is not to cost more."""
 ANSWER_S: Final = 60.0
 """Likewise where it may have to hash a segment first, on a slow disk, or sends one."""
-PROGRESS_BYTES: Final = 256 << 10
-"""So much of an object has to come while it is waited for `ANSWER_S`: a peer that sends a byte now and then would hold
-up whoever reads for ever, although another has the same."""
 HELLO_S: Final = 10.0
-FEATURES: Final = ("shares", "witness")
+FEATURES: Final = ("shares", "witness", SHARE_AUDITS)
 AGENT: Final = "vaultfs"
 _HELD_FRAMES: Final = 4
 _REQUEST_LIMIT: Final = 1 << 32
@@ -95,62 +94,6 @@ class _Answer:
         self.event: Final = trio.Event()
         self.message: FromPeer | None = None
         self.bodies: trio.MemorySendChannel[bytes] | None = bodies
-
-
-class IncomingBody:
-    """An object that comes, or a part of it.
-
-    Attributes:
-        size_bytes: of the whole object, as the peer says.
-        body_bytes: that come.
-    """
-
-    def __init__(self, connection: PeerConnection, body: Body, pieces: trio.MemoryReceiveChannel[bytes]) -> None:
-        self.size_bytes: Final = body.size_bytes
-        self.body_bytes: Final = body.body_bytes
-        self._connection: Final = connection
-        self._pieces: Final = pieces
-        self._left_bytes = body.body_bytes
-        self._missing_bytes = PROGRESS_BYTES
-        self._patience_s = ANSWER_S
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of it was taken."""
-        return not self._left_bytes
-
-    async def receive(self) -> bytes:
-        """The next bytes; nothing at the end.
-
-        Raises:
-            RemoteError: the peer failed, or sent too much.
-            RemoteUnreachableError: it is gone, or silent.
-        """
-        if not self._left_bytes:
-            return b""
-        began_s = trio.current_time()
-        with trio.move_on_after(self._patience_s):
-            try:
-                piece = await self._pieces.receive()
-            except trio.EndOfChannel:
-                raise self._connection.failure() from None
-            self._left_bytes -= len(piece)
-            if self._left_bytes < 0:
-                raise self._connection.broken("sends more than it has announced")
-            self._note_progress(len(piece), trio.current_time() - began_s)
-            return piece
-        if self._patience_s == ANSWER_S:
-            raise self._connection.broken(f"has sent nothing for {ANSWER_S:.0f} s")
-        raise self._connection.broken(
-            f"sends an object too slowly, less than {PROGRESS_BYTES} bytes in {ANSWER_S:.0f} s"
-        )
-
-    def _note_progress(self, count: int, waited_s: float) -> None:
-        self._patience_s -= waited_s
-        self._missing_bytes -= count
-        if self._missing_bytes <= 0:
-            self._missing_bytes = PROGRESS_BYTES
-            self._patience_s = ANSWER_S
 
 
 class PeerConnection:
@@ -313,7 +256,7 @@ class PeerConnection:
         body: IncomingBody | None = None
         try:
             found = await self._answer(answer, Body)
-            body = IncomingBody(self, found, receiver)
+            body = IncomingBody(self, found, receiver, ANSWER_S)
             yield body
         finally:
             receiver.close()

@@ -19,18 +19,20 @@ import trio
 from vaultfs.errors import VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.answers import Answers, RevokedError, SimpleRequest, failure
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import DATA_BYTES, FIRST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, FrameError
 from vaultfs.mesh.identity import short_peer_id
 from vaultfs.mesh.incoming_object import End, IncomingObject
+from vaultfs.mesh.message_codec import decode_from_caller, encode
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream, SilenceError
 from vaultfs.mesh.messages import (
     MAGIC,
+    SHARE_AUDITS,
     VERSION,
     Abort,
     Audit,
     Body,
     Challenge,
-    Code,
     Data,
     Delete,
     Fail,
@@ -49,8 +51,6 @@ from vaultfs.mesh.messages import (
     Put,
     Stored,
     Welcome,
-    decode_from_caller,
-    encode,
 )
 from vaultfs.mesh.outgoing_object import DataSource
 from vaultfs.mesh.partial_uploads import Upload
@@ -59,7 +59,7 @@ from vaultfs.mesh.replica_reading import Reader
 
 log = logging.getLogger(__name__)
 
-FEATURES: Final = frozenset({"shares", "witness"})
+FEATURES: Final = frozenset({"shares", "witness", SHARE_AUDITS})
 AGENT: Final = "vaultfs"
 IDLE_S: Final = 330.0
 MOST_BODIES: Final = 32

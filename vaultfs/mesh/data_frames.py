@@ -1,7 +1,7 @@
 """Takes `Data` apart as it comes, into a buffer, without waiting for whole frames.  Pure.
 
-Only the encoding that `vaultfs.mesh.messages.data_head` writes is known here, and any other frame is for
-`vaultfs.mesh.frames` and `vaultfs.mesh.messages`: its first bytes are kept for them.
+Only the encoding that `vaultfs.mesh.message_codec.data_head` writes is known here, and any other frame is for
+`vaultfs.mesh.frames` and `vaultfs.mesh.message_codec`: its first bytes are kept for them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from vaultfs.mesh.message_stream import MessageStream
 from vaultfs.mesh.tls import handshake
 
 DIAL_S: Final = 10.0
-TLS_S: Final = 10.0
 
 
 def peer_name(peer_id: PeerId, address: Address) -> str:

@@ -25,13 +25,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import blake3
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, UsageError
+from vaultfs.mesh.parity import decoder_of, in_places, load_zfec
 from vaultfs.mesh.share_format import BLOCK_BYTES, HEADER_BYTES, CodedSegment, ShareHeader
 
 MAX_ATTEMPTS: Final = 100
@@ -153,8 +154,8 @@ def decode_stripes(coded: CodedSegment, first: int, shares: Mapping[int, bytes])
             f"a coding {coded.coding} is decoded from {coded.coding.needed} of its shares, not {[*shares]}"
         )
     (length, *others) = {len(data) for data in shares.values()}
-    order = _in_places(coded, shares)
-    decoder = _zfec().Decoder(coded.coding.needed, coded.coding.total) if max(order) >= coded.coding.needed else None
+    order = in_places(coded, shares)
+    decoder = decoder_of(coded, order)
     parts: list[bytes] = []
     at = 0
     for data_bytes, block_bytes in itertools.islice(coded.stripes(), first, None):
@@ -168,16 +169,6 @@ def decode_stripes(coded: CodedSegment, first: int, shares: Mapping[int, bytes])
     if others or at != length:
         raise IntegrityError(f"what came of the shares of the segment {coded.name} is not of whole stripes")
     return b"".join(parts)
-
-
-def _in_places(coded: CodedSegment, indexes: Iterable[int]) -> tuple[int, ...]:
-    """The order that zfec wants: each primary block in its own place, parity in the others.
-
-    With an index twice it never returns, and it reorders the tuple of blocks that it is given.
-    """
-    found = set(indexes)
-    parity = iter(sorted(index for index in found if index >= coded.coding.needed))
-    return tuple(index if index in found else next(parity) for index in range(coded.coding.needed))
 
 
 def share_name(share: Source, coded: CodedSegment) -> str:
@@ -246,7 +237,7 @@ class _ShareWriters:
         self._hashers: Final = {index: blake3.blake3() for index in wanted}
         headers = {index: ShareHeader(coded, index).encode() for index in wanted}
         self._parity: Final = tuple(index for index in wanted if index >= needed)
-        self._encoder: Final = _zfec().Encoder(needed, coded.coding.total) if self._parity else None
+        self._encoder: Final = load_zfec().Encoder(needed, coded.coding.total) if self._parity else None
         for index, header in headers.items():
             self._put(index, header)
 
@@ -283,8 +274,8 @@ def _decoded(coded: CodedSegment, shares: Sequence[Source]) -> Iterator[tuple[li
         if header.index in by_index:
             raise IntegrityError(f"share {header.index} of the segment {coded.name} came twice; take another one")
         by_index[header.index] = share
-    order = _in_places(coded, by_index)
-    decoder = _zfec().Decoder(needed, coded.coding.total) if max(order) >= needed else None
+    order = in_places(coded, by_index)
+    decoder = decoder_of(coded, order)
     hasher = blake3.blake3()
     for data_bytes, block_bytes in coded.stripes():
         blocks = [_read_block(by_index[index], block_bytes, index, coded) for index in order]
@@ -377,13 +368,3 @@ def _subsets(members: Sequence[int], size: int, limit: int) -> Iterator[tuple[in
 
 def _drop(data: bytes) -> None:
     """A writer that keeps nothing."""
-
-
-def _zfec() -> Any:
-    try:
-        import zfec  # type: ignore[import-untyped]  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise UsageError(
-            "erasure coding needs the package zfec, which is not installed: pip install 'vaultfs[erasure]'"
-        ) from None
-    return zfec

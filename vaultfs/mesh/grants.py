@@ -20,8 +20,8 @@ import msgspec
 from vaultfs.errors import IntegrityError, UsageError
 from vaultfs.ids import PeerId, VaultId
 from vaultfs.mesh.identity import format_peer_id, parse_peer_id
-from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
 from vaultfs.storage.durable import storage_errors
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 
 MOST_GRANTS: Final = 1000
 LARGEST_FILE_BYTES: Final = 1 << 20

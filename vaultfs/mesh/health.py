@@ -47,6 +47,7 @@ class Health:
 
     Attributes:
         replicas: how many copies there are to be.
+        coding: these are shares of this coding; or None.
         peers: by peer, in the order of the book.
         copies: by number of copies, from 0 to ``replicas``, how many needed segments have so many; the last: or more.
         short: needed segments with fewer, and how many they have.
@@ -65,6 +66,7 @@ class Health:
     """
 
     replicas: int
+    coding: Coding | None = None
     peers: dict[PeerId, PeerHealth] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)
     short: dict[SegmentName, int] = field(default_factory=dict)
@@ -117,7 +119,7 @@ def assess(
     """
     if coding is not None:
         replicas = coding.total
-    health = Health(replicas, unsent=len(needs.unsent), unreadable=len(needs.unreadable), newest=needs.newest)
+    health = Health(replicas, coding, unsent=len(needs.unsent), unreadable=len(needs.unreadable), newest=needs.newest)
     health.present = len(survey.present)
     counted = claims.counted
     copies = copies_of(needs.segments, counted.values())
@@ -126,10 +128,11 @@ def assess(
     if coding is not None:
         enough = coding.needed
         elsewhere |= copies
-        copies = share_counts(needs.segments, coding, [survey.views[peer] for peer in claims.present])
+        copies = share_counts(needs.segments, coding, claims.shares.values())
+        elsewhere |= dict.fromkeys(from_shares([*claims.shares.values(), *claims.other_shares.values()]), 1)
     else:
         # Where nobody has said that there are shares, as on a new machine, they are no copies; nor is anything lost.
-        whole = from_shares(survey.present)
+        whole = from_shares(view.shares for view in survey.present)
         health.as_shares = sorted(name for name, size in needs.segments.items() if whole.get(name) == size)
         elsewhere |= dict.fromkeys(health.as_shares, 1)
     health.needed_segments = len(needs.segments)
@@ -149,7 +152,8 @@ def assess(
     for peer, view in survey.views.items():
         held = counted.get(peer) or claims.distrusted.get(peer) or claims.gone.get(peer, {})
         sizes = [size for name, size in held.items() if needs.segments.get(name) == size]
-        sizes += [keys[0].coded.share_bytes for name, keys in view.shares.items() if keys and name in needs.segments]
+        shares = claims.shares.get(peer) or claims.other_shares.get(peer, {})
+        sizes += [keys[0].coded.share_bytes for name, keys in shares.items() if keys and name in needs.segments]
         listed = [head for head, size in needs.heads.items() if view.heads.get(head_key(head)) == size]
         health.peers[peer] = PeerHealth(
             segments=len(sizes),
@@ -164,8 +168,8 @@ def assess(
 
 
 def _may_return(claims: Claims, coding: Coding | None) -> bool:
-    """Whether peers that do not answer may have anything at all: of shares they have not told."""
-    return bool(claims.unknown) or (coding is not None and bool(claims.away or claims.gone or claims.distrusted))
+    """Whether there are peers that do not answer, and may have anything at all."""
+    return bool(claims.unknown) or (coding is not None and bool(claims.untold))
 
 
 def _assess_zones(health: Health, survey: Survey, claims: Claims, needs: Needs, *, is_coded: bool) -> None:
@@ -175,8 +179,8 @@ def _assess_zones(health: Health, survey: Survey, claims: Claims, needs: Needs, 
         for name, size in held.items():
             if needs.segments.get(name) == size:
                 zones_of.setdefault(name, set()).add(zone_of[peer])
-    for peer in claims.present if is_coded else ():
-        for name in survey.views[peer].shares:
+    for peer, shares in claims.shares.items() if is_coded else ():
+        for name in shares:
             zones_of.setdefault(name, set()).add(zone_of[peer])
     health.zones = len(set(chain.from_iterable(zones_of.values())))
     if len(set(zone_of.values())) > 1 and health.replicas > 1 and not is_coded:

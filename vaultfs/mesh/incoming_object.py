@@ -18,15 +18,16 @@ import trio
 from vaultfs.errors import VaultError
 from vaultfs.mesh.data_frames import DataFrames, Next
 from vaultfs.mesh.frames import DATA_BYTES, FrameError
+from vaultfs.mesh.message_codec import decode_from_caller
 from vaultfs.mesh.message_stream import FRAME_S, ConnectionLostError, InThread, MessageStream
-from vaultfs.mesh.messages import Abort, Data, Fail, FromCaller, Goodbye, decode_from_caller
+from vaultfs.mesh.messages import Abort, Data, Fail, FromCaller, Goodbye
 from vaultfs.mesh.partial_uploads import Upload
 
 PROGRESS_BYTES: Final = DATA_BYTES
 PROGRESS_S: Final = FRAME_S
 CLOSING_S: Final = 10.0
 """For an object under way when its sender says goodbye."""
-LOT_S: Final = 0.02
+LOT_S: Final = 0.1
 """How long a thread takes what comes before it lets others, and a cancellation, have their turn."""
 
 _T = TypeVar("_T")

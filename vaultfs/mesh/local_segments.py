@@ -1,5 +1,7 @@
 """The sealed segments on this machine, as far as an audit needs them: what an honest peer would answer.
 
+What of a share is asked for is made of the segment; for parity that takes zfec.
+
 A disk here may be the one that is damaged.  So before a peer is blamed, the segment here is hashed.
 """
 
@@ -14,6 +16,7 @@ from vaultfs.errors import IntegrityError, StorageError
 from vaultfs.ids import SegmentName
 from vaultfs.mesh.auditing import Probe
 from vaultfs.mesh.client import proof_of
+from vaultfs.mesh.share_parts import part_of_segment
 from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_file import read_up_to
@@ -39,20 +42,24 @@ class LocalSegments:
         Args:
             key: of the audit, 32 bytes.
             probe: which part.
+
+        Raises:
+            UsageError: it is a share with parity, and zfec is missing.
         """
         descriptor = self._open(probe.segment)
         if descriptor < 0:
             return None
         try:
             with storage_errors(f"cannot read the segment {probe.segment}"):
-                if os.fstat(descriptor).st_size != probe.size_bytes:
+                size_bytes = probe.size_bytes if probe.share is None else probe.share.coded.size_bytes
+                if os.fstat(descriptor).st_size != size_bytes:
                     return None
-                data = os.pread(descriptor, probe.length, probe.offset)
-        except StorageError:  # then others are compared with
+                data = _part(descriptor, probe)
+        except (StorageError, IntegrityError):  # then others are compared with
             return None
         finally:
             os.close(descriptor)
-        return proof_of(key, probe.segment, probe.offset, data) if len(data) == probe.length else None
+        return proof_of(key, probe.hash, probe.offset, data) if len(data) == probe.length else None
 
     def is_sound(self, name: SegmentName) -> bool:
         """Whether the segment here has the bytes of its name."""
@@ -84,3 +91,14 @@ class LocalSegments:
         finally:
             os.close(descriptor)
         return hasher.hexdigest()
+
+
+def _part(descriptor: int, probe: Probe) -> bytes:
+    """What a probe asks for."""
+
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    if probe.share is None:
+        return read(probe.offset, probe.length)
+    return part_of_segment(probe.share.coded, probe.share.index, probe.offset, probe.length, read)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,15 +16,17 @@ import trio
 from vaultfs.errors import VaultError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.book import VaultPeers
-from vaultfs.mesh.claims import Claims, claims_of
+from vaultfs.mesh.claims import Claims, Held, Shares, claims_of
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.headers import FoundHeader, read_headers
 from vaultfs.mesh.health import Health, assess
+from vaultfs.mesh.kept_as import KeptAs, kept_as
 from vaultfs.mesh.local_copy import LocalCopy
 from vaultfs.mesh.manifest_shelf import ManifestShelf
 from vaultfs.mesh.needs import ManifestReader, Needs, find_needs
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.reading import Reader
+from vaultfs.mesh.share_format import Coding
 from vaultfs.mesh.standing import Standing, StandingFile
 from vaultfs.mesh.survey import Survey, placement_of, survey
 
@@ -42,6 +44,7 @@ class Look:
         headers: the ``vault.json`` that peers have.
         standing: what is remembered of the peers, this look included.
         health: what is lacking.
+        kept: whether there are to be copies or shares.
     """
 
     survey: Survey
@@ -50,6 +53,7 @@ class Look:
     headers: dict[PeerId, FoundHeader]
     standing: Standing
     health: Health
+    kept: KeptAs
 
 
 class Lookout:
@@ -100,16 +104,21 @@ class Lookout:
         standing = await trio.to_thread.run_sync(self._file.load)
         found = await survey(client, page, standing, clock_ns=self._clock_ns)
         now_ns = self._clock_ns()
-        claims = claims_of(found, standing, self._file.load_held, grace_ns=self._grace_ns, now_ns=now_ns)
+        claims = claims_of(
+            found, standing, self._file.load_held, self._file.load_shares, grace_ns=self._grace_ns, now_ns=now_ns
+        )
         needs = await find_needs(client, page.vault_id, found, self.manifests, self.reader, here)
         present = [view.known.id for view in found.present]
         headers = (await read_headers(client, self.reader, page.vault_id, present)).values
-        health = self.assess(found, claims, needs, headers)
+        kept = kept_as(self._page, [*_holdings(claims)], needs.segments)
+        health = self.assess(found, claims, needs, headers, kept.coding)
         standing.short = set(health.short)
         await trio.to_thread.run_sync(self._remember, found, standing, needs)
-        return Look(found, claims, needs, headers, standing, health)
+        return Look(found, claims, needs, headers, standing, health, kept)
 
-    def assess(self, found: Survey, claims: Claims, needs: Needs, headers: dict[PeerId, FoundHeader]) -> Health:
+    def assess(
+        self, found: Survey, claims: Claims, needs: Needs, headers: dict[PeerId, FoundHeader], coding: Coding | None
+    ) -> Health:
         """What is lacking by what is known."""
         own = None if self._here is None else self._here.header.data
         return assess(
@@ -117,7 +126,7 @@ class Lookout:
             claims,
             needs,
             self._page.replicas,
-            coding=self._page.coding,
+            coding=coding,
             local=() if self._here is None else self._here.segments,
             headers={peer: header.data for peer, header in headers.items()},
             header=own or (max(headers.values()).data if headers else None),
@@ -133,9 +142,16 @@ class Lookout:
             return
         try:
             for view in found.present:
-                self._file.save_held(view.known.id, view.segments)
+                self._file.save_held(view.known.id, view.segments, view.shares)
             self._file.save(standing)
         except VaultError as error:  # hints only
             log.warning("%s", error)
         if self._shelf is not None:
             self._shelf.keep_only({head.hash for head in needs.heads})
+
+
+def _holdings(claims: Claims) -> Iterator[tuple[Held, Shares]]:
+    """What each peer says or said it holds, believed or not: how a vault is kept is no secret that one could sell."""
+    for held in (claims.present, claims.away, claims.distrusted, claims.gone):
+        for peer, segments in held.items():
+            yield segments, claims.shares.get(peer) or claims.other_shares.get(peer, {})

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from vaultfs.errors import VaultError
-from vaultfs.mesh.kept_file import make_private_directory
 from vaultfs.storage.durable import atomic_replace
 from vaultfs.storage.manifest_format import MAX_MANIFEST_BYTES, manifest_hash
+from vaultfs.storage.private_files import make_private_directory
 
 log = logging.getLogger(__name__)
 

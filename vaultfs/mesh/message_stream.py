@@ -16,7 +16,8 @@ import trio
 
 from vaultfs.errors import RemoteUnreachableError
 from vaultfs.mesh.frames import MAX_PAYLOAD_BYTES, FrameDecoder
-from vaultfs.mesh.messages import Message, encode
+from vaultfs.mesh.message_codec import encode
+from vaultfs.mesh.messages import Message
 
 FRAME_S: Final = 30.0
 """For a frame that has begun to come, and for one that is sent."""

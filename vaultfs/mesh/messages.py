@@ -6,22 +6,12 @@ ignored.  What a peer says is bounded here in every length; what it means is jud
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated, Final
 
 import msgspec
 
-from vaultfs.errors import (
-    IntegrityError,
-    NoSpaceError,
-    ObjectExistsError,
-    ObjectMissingError,
-    RemoteError,
-    RemoteRefusedError,
-    RemoteUnreachableError,
-    VaultError,
-)
-from vaultfs.mesh.frames import DATA_BYTES, FrameError, frame
+from vaultfs.mesh.failure_codes import Code
+from vaultfs.mesh.frames import DATA_BYTES
 from vaultfs.remotes.store import LARGEST_KEY_BYTES
 
 VERSION: Final = 1
@@ -33,6 +23,10 @@ MOST_ENTRIES: Final = 1000
 MOST_RANGES: Final = 256
 MOST_AUDITED_BYTES: Final = 64 << 20
 MOST_KEYS: Final = 256
+LONGEST_SHARE: Final = 96
+"""Of the last part of a share's key, which has 83 characters at most."""
+SHARE_AUDITS: Final = "share-audits"
+"""The feature of peers that prove parts of shares."""
 MOST_PIPELINED: Final = 32
 """Requests that a peer takes before it has answered the first."""
 LARGEST_STATEMENT_BYTES: Final = 16 << 10
@@ -47,19 +41,6 @@ _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=LARGEST_KEY_BYTES)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=LARGEST_KEY_BYTES)]
 _Word = Annotated[str, msgspec.Meta(max_length=64)]
 _Text = Annotated[str, msgspec.Meta(max_length=500)]
-
-
-class Code(enum.IntEnum):
-    """Why something failed."""
-
-    REFUSED = 1
-    MISSING = 2
-    EXISTS = 3
-    FULL = 4
-    WRONG_BYTES = 5
-    BUSY = 6
-    NOT_UNDERSTOOD = 7
-    FAILED = 8
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -252,11 +233,15 @@ class Deleted(Message, tag=27, frozen=True):
 
 
 class Range(msgspec.Struct, array_like=True, frozen=True):
-    """A part of a segment that an audit asks for."""
+    """A part of a segment that an audit asks for; or, with the feature `SHARE_AUDITS`, of a share of it.
+
+    ``share`` is what follows the segment in the share's key; empty: the segment itself is meant.
+    """
 
     name: _Hash
     offset: _Number
     length: _Number
+    share: Annotated[str, msgspec.Meta(max_length=LONGEST_SHARE)] = ""
 
 
 class Audit(Message, tag=28, frozen=True):
@@ -372,108 +357,3 @@ FromPeer = (
     | Paired
 )
 Request = Ping | Have | List | Stat | Get | Put | Challenge | Delete | Forget | Audit | Witness | Status | Pair
-
-_FROM_CALLER: Final[msgspec.msgpack.Decoder[FromCaller]] = msgspec.msgpack.Decoder(FromCaller)
-_FROM_PEER: Final[msgspec.msgpack.Decoder[FromPeer]] = msgspec.msgpack.Decoder(FromPeer)
-_ENCODER: Final = msgspec.msgpack.Encoder()
-
-_DELETE_PURPOSE: Final = b"vaultfs mesh 1 delete\0"
-
-
-def encode(message: Message) -> bytes:
-    """A message in its frame."""
-    return frame(_ENCODER.encode(message))
-
-
-def data_head(count: int) -> bytes:
-    """What stands before the bytes in the frame of a `Data`.
-
-    Args:
-        count: of the bytes, 1 to `DATA_BYTES`.
-    """
-    if count < 1 << 8:
-        head = b"\x92\x05\xc4" + count.to_bytes(1, "big")
-    elif count < 1 << 16:
-        head = b"\x92\x05\xc5" + count.to_bytes(2, "big")
-    else:
-        head = b"\x92\x05\xc6" + count.to_bytes(4, "big")
-    return (len(head) + count).to_bytes(4, "big") + head
-
-
-def data_frame(data: bytes | memoryview) -> bytes:
-    """What `encode` makes of `Data`, with one copy of the bytes instead of three.
-
-    Args:
-        data: 1 to `DATA_BYTES`.
-    """
-    return b"".join((data_head(len(data)), data))
-
-
-def decode_from_caller(payload: bytes) -> FromCaller:
-    """What a caller said.
-
-    Raises:
-        FrameError: nothing that a caller may say.
-    """
-    try:
-        return _FROM_CALLER.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _nonsense(error) from error
-
-
-def decode_from_peer(payload: bytes) -> FromPeer:
-    """What a peer answered.
-
-    Raises:
-        FrameError: nothing that a peer may answer.
-    """
-    try:
-        return _FROM_PEER.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _nonsense(error) from error
-
-
-def _nonsense(error: Exception) -> FrameError:
-    return FrameError(f"what came is no message of the protocol: {type(error).__name__}")
-
-
-def delete_order(nonce: bytes, peer_id: bytes, vault: bytes, keys: tuple[str, ...]) -> bytes:
-    """What a device of the vault signs so that a peer deletes objects: it counts once, and for this peer.
-
-    Args:
-        nonce: of the peer, 32 bytes.
-        peer_id: of the peer, 32 bytes.
-        vault: its id, 16 bytes.
-        keys: of the objects.
-    """
-    return _DELETE_PURPOSE + nonce + peer_id + vault + _ENCODER.encode(keys)
-
-
-def failure_of(error: VaultError) -> Code:
-    """Which code tells of an error."""
-    for code, kind in _KINDS.items():
-        if isinstance(error, kind):
-            return code
-    return Code.FAILED
-
-
-def error_of(code: Code, text: str) -> VaultError:
-    """The error that a code tells of.
-
-    Args:
-        code: as it came.
-        text: the message, with the name of who sent it.
-    """
-    return _KINDS[code](text)
-
-
-_KINDS: Final[dict[Code, type[VaultError]]] = {
-    Code.REFUSED: RemoteRefusedError,
-    Code.MISSING: ObjectMissingError,
-    Code.EXISTS: ObjectExistsError,
-    Code.FULL: NoSpaceError,
-    Code.WRONG_BYTES: IntegrityError,
-    Code.BUSY: RemoteUnreachableError,
-    Code.NOT_UNDERSTOOD: FrameError,
-    Code.FAILED: RemoteError,
-}

@@ -10,7 +10,7 @@ from typing import Final
 
 from vaultfs.errors import RemoteError
 from vaultfs.mesh.frames import DATA_BYTES
-from vaultfs.mesh.messages import data_head
+from vaultfs.mesh.message_codec import data_head
 
 
 class DataSource:

@@ -23,7 +23,7 @@ import msgspec
 
 from vaultfs.errors import UsageError
 from vaultfs.ids import PeerId, VaultId
-from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 
 ANY_VAULT: Final = VaultId(bytes(16))
 NONCE_BYTES: Final = 32

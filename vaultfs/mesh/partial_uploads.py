@@ -26,6 +26,9 @@ from vaultfs.storage.durable import write_all
 
 PIECE_BYTES: Final = 256 << 10
 """Read at once to be hashed: thirty-two transfers at once must not take 32 MiB."""
+WRITE_OUT_BYTES: Final = 8 << 20
+"""So much comes before the disk is told to begin with it: what it has written when the last byte comes, nobody waits
+for then."""
 KEPT_NS: Final = 7 * 24 * 3600 * 10**9
 """How long an interrupted transfer may go on."""
 
@@ -86,6 +89,7 @@ class Upload:
         self.descriptor: Final = descriptor
         self.offset = 0
         self.received_bytes = 0
+        self._written_out_bytes = 0
         self._accept: Final = accept
         self._settle: Final = settle
         self._hasher: Final = blake3.blake3()
@@ -102,7 +106,7 @@ class Upload:
         while piece := os.pread(self.descriptor, PIECE_BYTES, self.received_bytes):
             self._take(piece)
         os.lseek(self.descriptor, self.received_bytes, os.SEEK_SET)
-        self.offset = self.received_bytes
+        self.offset = self._written_out_bytes = self.received_bytes
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
@@ -117,7 +121,8 @@ class Upload:
                 raise IntegrityError(f"more than the {self.size_bytes} bytes came that were announced")
             with disk_errors(f"store {self.wanted.key}"):
                 write_all(self.descriptor, data)
-            self._take(data)
+                self._take(data)
+                self._write_out()
 
     def finish(self) -> None:
         """Check everything and give the object its name; it is durable when this returns.
@@ -156,6 +161,14 @@ class Upload:
         with self._lock:
             if not self._is_over:
                 self._end(keep and self.received_bytes > 0)
+
+    def _write_out(self) -> None:
+        """Have the disk begin with what has come; waits for nothing."""
+        begin, count = self._written_out_bytes, self.received_bytes - self._written_out_bytes
+        if count >= WRITE_OUT_BYTES:
+            # Pages that are still to be written stay in memory, whatever the name of this says.
+            os.posix_fadvise(self.descriptor, begin, count, os.POSIX_FADV_DONTNEED)
+            self._written_out_bytes = self.received_bytes
 
     def _take(self, data: bytes | memoryview) -> None:
         self._hasher.update(data)

@@ -11,8 +11,9 @@ those who hold them can say what they must, and each end is polite.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -24,6 +25,9 @@ from vaultfs.mesh.backoff import Breakers, BreakerState, Failure
 from vaultfs.mesh.pool_actions import Abort, Action, Assign, Check, Fail, GiveUp, Open, Reason, SayGoodbye
 from vaultfs.mesh.pool_policy import PoolPolicy
 from vaultfs.mesh.pool_records import ConnectionId, LeaseId, PoolCounters, PoolLimits
+from vaultfs.mesh.waiting import Waits, waiting_text
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "BreakerState",
@@ -132,7 +136,9 @@ class Pool(Generic[_C]):
         self._claims: Final[dict[LeaseId, _Claim[_C]]] = {}
         self._scopes: Final[set[trio.CancelScope]] = set()
         self._ends: Final = trio.lowlevel.ParkingLot()
+        self._waits: Final = Waits()
         self._alarm = trio.CancelScope()
+        self._wait_alarm = trio.CancelScope()
 
     @asynccontextmanager
     async def lease(
@@ -176,6 +182,16 @@ class Pool(Generic[_C]):
             del self._claims[lease]
             self._give_back(lease)
 
+    @contextmanager
+    def waiting(self, peer: PeerId) -> Iterator[None]:
+        """Something is wanted of a peer in this block; if that takes long, it is told, once for each peer."""
+        wait = self._waits.begin(peer, trio.current_time())
+        self._wait_alarm.deadline = min(self._wait_alarm.deadline, self._waits.due_s())
+        try:
+            yield
+        finally:
+            self._waits.end(wait)
+
     def snapshot(self) -> PoolSnapshot:
         """What the pool holds and did, and which peers fail; also after its end."""
         return PoolSnapshot(self._policy.counters(), self._policy.breakers(trio.current_time()))
@@ -192,6 +208,7 @@ class Pool(Generic[_C]):
     def begin(self) -> None:
         """Begin to watch the time."""
         self._start(self._keep_time)
+        self._start(self._tell_waits)
 
     async def end(self) -> None:
         """Fail those who wait, close everything, politely if that can be done in time, and end all tasks.
@@ -247,7 +264,9 @@ class Pool(Generic[_C]):
     def _error(self, claim: _Claim[_C], fail: Fail) -> VaultError:
         peer = self._describe(claim.peer)
         if fail.failure is not None:
-            again = f"; it is tried again in {fail.retry_in_s:.0f} s" if fail.retry_in_s >= 1 else ""
+            # A program that ends with this error tries nothing again; one that goes on has failed several times.
+            is_long = fail.retry_in_s - fail.failure.took_s >= 1
+            again = f"; it is tried again in {fail.retry_in_s:.0f} s" if is_long else ""
             return fail.failure.kind(f"{fail.failure.text}{again}")
         if fail.reason is Reason.TOO_LATE:
             return RemoteUnreachableError(
@@ -277,6 +296,14 @@ class Pool(Generic[_C]):
                 await trio.sleep_forever()
             self._carry_out(self._policy.tick(trio.current_time()))
 
+    async def _tell_waits(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._waits.due_s()) as self._wait_alarm:
+                await trio.sleep_forever()
+            slow = self._waits.take_due(trio.current_time())
+            if slow:
+                log.warning("%s", waiting_text(slow, self._describe))
+
     async def _attend(self, connection: ConnectionId, peer: PeerId, dial: trio.CancelScope) -> None:
         """Dial, and then let the connection run until it is closed."""
         try:
@@ -289,11 +316,12 @@ class Pool(Generic[_C]):
     async def _dial(self, connection: ConnectionId, peer: PeerId, dial: trio.CancelScope) -> _C | None:
         opened = None
         failure = None
+        began_s = trio.current_time()
         try:
-            with dial:
+            with dial, self.waiting(peer):
                 opened = await self._connector(peer)
         except VaultError as error:
-            failure = Failure(type(error), str(error))
+            failure = Failure(type(error), str(error), trio.current_time() - began_s)
         is_given_up = self._dials.pop(connection, None) is None
         if opened is not None and opened.is_closed:
             # As a success it would be dropped and dialled again at once, and so on without a pause.
@@ -308,7 +336,7 @@ class Pool(Generic[_C]):
             return opened
         if failure is None and not is_given_up:
             text = f"{self._describe(peer)} did not answer within {self._limits.connect_timeout_s:g} s"
-            failure = Failure(RemoteUnreachableError, text)
+            failure = Failure(RemoteUnreachableError, text, trio.current_time() - began_s)
         if failure is not None:
             self._carry_out(self._policy.open_failed(connection, failure, trio.current_time()))
         return None

@@ -1,11 +1,7 @@
-"""Files below the directory of a peer's replicas, reached part by part from one open directory.
+"""Files below the directory of a peer's replicas, reached from one open directory (`vaultfs.storage.anchored_paths`).
 
-Symlinks are never followed and nothing outside is touched, whatever somebody lays there.  What is not a regular file is
-no object, and is not opened.  Names are durable when a function says so.  Messages name no path of this machine: they
-are told to callers.
-
-`vaultfs.remotes.directory` does the same for remotes that are directories.  Here the root stays open, so that a disk
-which is unplugged is an error and not another directory; listings are in order, and bytes are read at offsets.
+What is not a regular file is no object, and is not opened.  Names are durable when a function says so.  Messages name
+no path of this machine: they are told to callers.
 """
 
 from __future__ import annotations
@@ -13,19 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from vaultfs.errors import NoSpaceError, RemoteError
+from vaultfs.storage import anchored_paths
+from vaultfs.storage.anchored_paths import directory_below, made_directory, open_regular, sync_names
 from vaultfs.storage.durable import write_all
 
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK})
 
 
@@ -54,36 +48,8 @@ def disk_errors(what: str) -> Iterator[None]:
         raise RemoteError(message) from error
 
 
-@contextmanager
-def directory(root: int, parts: Sequence[str]) -> Iterator[int | None]:
-    """A directory below the root, open; None if it is not there, or something else is.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    descriptor = root
-    try:
-        for part in parts:
-            try:
-                below = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-                yield None
-                return
-            if descriptor != root:
-                os.close(descriptor)
-            descriptor = below
-        yield descriptor
-    finally:
-        if descriptor != root:
-            os.close(descriptor)
-
-
 def make_directories(root: int, parts: Sequence[str], durable: set[tuple[str, ...]]) -> None:
     """Make the directories that are not there; their names are durable when this returns.
-
-    Names that another run made are synced too: it may have died before it did that.
 
     Args:
         root: where they begin.
@@ -93,27 +59,8 @@ def make_directories(root: int, parts: Sequence[str], durable: set[tuple[str, ..
     Raises:
         OSError: something else is in the place of one, or the disk failed.
     """
-    descriptor = root
-    try:
-        for count, part in enumerate(parts, 1):
-            path = tuple(parts[:count])
-            if path not in durable:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=descriptor)
-            below = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
-            try:
-                if path not in durable:
-                    sync(descriptor)
-                    durable.add(path)
-            except BaseException:
-                os.close(below)
-                raise
-            if descriptor != root:
-                os.close(descriptor)
-            descriptor = below
-    finally:
-        if descriptor != root:
-            os.close(descriptor)
+    with made_directory(root, parts, durable):
+        pass
 
 
 def status_of(root: int, parts: Sequence[str]) -> os.stat_result | None:
@@ -122,18 +69,8 @@ def status_of(root: int, parts: Sequence[str]) -> os.stat_result | None:
     Raises:
         OSError: it cannot be looked at.
     """
-    with directory(root, parts[:-1]) as above:
-        if above is None:
-            return None
-        try:
-            return os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-
-
-def is_regular(status: os.stat_result) -> bool:
-    """Whether something is a regular file."""
-    return stat.S_ISREG(status.st_mode)
+    with directory_below(root, parts[:-1]) as above:
+        return None if above is None else anchored_paths.status_of(above, parts[-1])
 
 
 def size_bytes(root: int, parts: Sequence[str]) -> int | None:
@@ -142,8 +79,8 @@ def size_bytes(root: int, parts: Sequence[str]) -> int | None:
     Raises:
         OSError: it cannot be looked at.
     """
-    status = status_of(root, parts)
-    return status.st_size if status is not None and is_regular(status) else None
+    with directory_below(root, parts[:-1]) as above:
+        return None if above is None else anchored_paths.size_bytes(above, parts[-1])
 
 
 def open_file(root: int, parts: Sequence[str]) -> int:
@@ -152,21 +89,8 @@ def open_file(root: int, parts: Sequence[str]) -> int:
     Raises:
         OSError: it cannot be opened.
     """
-    with directory(root, parts[:-1]) as above:
-        if above is None:
-            return -1
-        try:
-            if not is_regular(os.stat(parts[-1], dir_fd=above, follow_symlinks=False)):
-                return -1  # opening a FIFO or a device may do things
-            descriptor = os.open(parts[-1], _OPEN_FILE, dir_fd=above)
-        except OSError as error:
-            if error.errno not in _NOT_THERE:
-                raise
-            return -1
-    if not is_regular(os.fstat(descriptor)):
-        os.close(descriptor)
-        return -1
-    return descriptor
+    with directory_below(root, parts[:-1]) as above:
+        return -1 if above is None else open_regular(above, parts[-1])
 
 
 def create_file(root: int, parts: Sequence[str]) -> int:
@@ -175,7 +99,7 @@ def create_file(root: int, parts: Sequence[str]) -> int:
     Raises:
         OSError: something is there, or the disk failed.
     """
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return os.open(parts[-1], _CREATE_FILE, 0o600, dir_fd=above)
@@ -189,7 +113,7 @@ def resume_file(root: int, parts: Sequence[str]) -> int:
     """
     if size_bytes(root, parts) is None:
         return -1
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             return -1
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -217,7 +141,7 @@ def replace_file(root: int, parts: Sequence[str], data: bytes) -> None:
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         temporary = f".{parts[-1]}.new"
@@ -230,7 +154,7 @@ def replace_file(root: int, parts: Sequence[str], data: bytes) -> None:
         finally:
             os.close(descriptor)
         os.rename(temporary, parts[-1], src_dir_fd=above, dst_dir_fd=above)
-        sync(above)
+        sync_names(above)
 
 
 def append_file(root: int, parts: Sequence[str], data: bytes) -> None:
@@ -239,7 +163,7 @@ def append_file(root: int, parts: Sequence[str], data: bytes) -> None:
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         descriptor = os.open(parts[-1], _APPEND, 0o600, dir_fd=above)
@@ -260,7 +184,7 @@ def give_name(root: int, source: Sequence[str], target: Sequence[str]) -> None:
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, source[:-1]) as here, directory(root, target[:-1]) as there:
+    with directory_below(root, source[:-1]) as here, directory_below(root, target[:-1]) as there:
         if here is None or there is None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         os.rename(source[-1], target[-1], src_dir_fd=here, dst_dir_fd=there)
@@ -278,7 +202,7 @@ def remove_file(root: int, parts: Sequence[str]) -> int | None:
     size = size_bytes(root, parts)
     if size is None:
         return None
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             return None
         try:
@@ -294,7 +218,7 @@ def remove_empty_directory(root: int, parts: Sequence[str]) -> bool:
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, parts[:-1]) as above:
+    with directory_below(root, parts[:-1]) as above:
         if above is None:
             return False
         try:
@@ -327,22 +251,9 @@ def sync_directory(root: int, parts: Sequence[str]) -> None:
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, parts) as found:
+    with directory_below(root, parts) as found:
         if found is not None:
-            sync(found)
-
-
-def sync(descriptor: int) -> None:
-    """Make the names in an open directory durable, as far as its file system can.
-
-    Raises:
-        OSError: the disk failed.
-    """
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # what file systems say that cannot sync directories
-            raise
+            sync_names(found)
 
 
 def walk(root: int, parts: Sequence[str], after: str = "", prefix: str = "") -> Generator[tuple[str, int], None, None]:
@@ -360,7 +271,7 @@ def walk(root: int, parts: Sequence[str], after: str = "", prefix: str = "") -> 
     Raises:
         OSError: the disk failed.
     """
-    with directory(root, parts) as above:
+    with directory_below(root, parts) as above:
         if above is None:
             return
         begin: str | None = ""

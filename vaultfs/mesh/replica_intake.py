@@ -142,7 +142,7 @@ class ReplicaIntake:
             if wanted.kind is Kind.HEAD:
                 # it may have come another way than through here, or the record be older than it
                 self._remember_manifest(
-                    self._ledger.held(vault, self._clock_ns()), wanted, descriptor, may_be_first=False
+                    self._ledger.held(vault, self._clock_ns()), wanted, descriptor, is_of_owner=False
                 )
             os.fsync(descriptor)
         finally:
@@ -183,14 +183,14 @@ class ReplicaIntake:
             announced = self._announced[upload]
             if wanted.kind is Kind.HEAD:
                 is_of_first = held.record.writers[:1] == [upload.coming.caller]
-                self._remember_manifest(held, wanted, upload.descriptor, may_be_first=is_of_first)
+                self._remember_manifest(held, wanted, upload.descriptor, is_of_owner=is_of_first)
             with self._names.changing():
                 if wanted.kind is Kind.HEADER:
                     self._expect_header(held, upload, announced)
                 self._names.give(held, upload, if_absent=announced.if_absent, damaged=announced.damaged)
             self._names.sync(held, wanted)
 
-    def _remember_manifest(self, held: HeldVault, wanted: ObjectKey, descriptor: int, *, may_be_first: bool) -> None:
+    def _remember_manifest(self, held: HeldVault, wanted: ObjectKey, descriptor: int, *, is_of_owner: bool) -> None:
         """Check a manifest, and remember it durably.
 
         The first that comes to a vault decides who may delete at once, if it comes from whoever stored there first: a
@@ -203,7 +203,7 @@ class ReplicaIntake:
             check_manifest(data, held.vault, wanted.device, wanted.seq, digest)
             del data
         with self._ledger.lock:
-            held.remember(Head(wanted.seq, digest, wanted.device), self._clock_ns(), may_be_first=may_be_first)
+            held.remember(Head(wanted.seq, digest, wanted.device), self._clock_ns(), is_of_owner=is_of_owner)
 
     def _expect_header(self, held: HeldVault, upload: Upload, announced: _Announced) -> None:
         """Check a header against what is there, and remember its revision durably, before it takes the place."""
@@ -214,11 +214,11 @@ class ReplicaIntake:
         before = self.header(held.vault)
         current = blake3.blake3(before).digest() if before is not None else None
         with self._ledger.lock:
-            epoch, known = held.record.epoch, 0
+            epoch = known = 0
             if before is not None and current is not None:
                 if announced.if_absent:
                     raise ObjectExistsError(f"there is {HEADER_KEY} already")
-                epoch = max(epoch, _epoch_of(before, held.vault))
+                epoch = max(held.record.epoch, _epoch_of(before, held.vault))
                 known = held.record.revision_of(current)
             if header.epoch < epoch:
                 raise ObjectExistsError(
@@ -228,6 +228,8 @@ class ReplicaIntake:
                 raise ObjectExistsError(
                     f"there is {HEADER_KEY} of revision {known} already, not below {announced.revision}"
                 )
+            if before is not None and current != upload.digest and _epoch_of(before, held.vault):
+                held.keep_header(before, self._clock_ns())  # nobody here can tell which of the two is genuine
             held.record.expect_header(current, upload.digest, max(announced.revision, known), header.epoch)
             held.save()
 

@@ -12,8 +12,9 @@ from typing import Final
 
 from vaultfs.errors import IntegrityError, RemoteRefusedError
 from vaultfs.ids import SegmentName
+from vaultfs.mesh.kept_headers import parse_kept_header
 from vaultfs.mesh.messages import HASH_BYTES
-from vaultfs.mesh.share_keys import parse_share_key
+from vaultfs.mesh.share_keys import parse_share_key, shares_prefix
 from vaultfs.remotes.keys import is_key
 from vaultfs.sync.public_header import LARGEST_HEADER_BYTES
 from vaultfs.sync.remote_layout import (
@@ -47,6 +48,7 @@ class Kind(enum.Enum):
     SHARE = "share"
     HEAD = "manifest"
     HEADER = "header"
+    KEPT_HEADER = "replaced header"
     NOTE = "note"
 
 
@@ -95,6 +97,8 @@ def parse_object_key(key: str) -> ObjectKey | None:
         return ObjectKey(key, Kind.HEAD, LARGEST_MANIFEST_BYTES, digest, device, head.seq)
     if (share := parse_share_key(key)) is not None:
         return ObjectKey(key, Kind.SHARE, share.coded.share_bytes, bytes.fromhex(share.name))
+    if (kept := parse_kept_header(key)) is not None:
+        return ObjectKey(key, Kind.KEPT_HEADER, LARGEST_HEADER_BYTES, bytes.fromhex(kept.digest))
     if any(parse_note(key, prefix) is not None for prefix in _NOTES):
         return ObjectKey(key, Kind.NOTE, LARGEST_NOTE_BYTES)
     if key.startswith(PROBE_PREFIX) and key.count("/") < _MOST_PROBE_PARTS:
@@ -124,6 +128,18 @@ def segment_object(name: bytes) -> ObjectKey:
     return ObjectKey(key, Kind.SEGMENT, LARGEST_SEGMENT_BYTES, name)
 
 
+def audited_object(name: bytes, share: str) -> ObjectKey | None:
+    """The key of what an audit asks for; None if that cannot be a key.
+
+    Args:
+        name: the hash of a segment, 32 bytes.
+        share: what follows the segment in the key of a share; empty: the segment itself.
+    """
+    if not share:
+        return segment_object(name)
+    return parse_object_key(f"{shares_prefix(SegmentName(name.hex()))}{share}")
+
+
 def check_announced(wanted: ObjectKey, size_bytes: int, digest: bytes, revision: int) -> None:
     """Check what is said of an object before a byte of it came.
 
@@ -134,8 +150,11 @@ def check_announced(wanted: ObjectKey, size_bytes: int, digest: bytes, revision:
         revision: of a header, from 1; counts for nothing else.
 
     Raises:
+        RemoteRefusedError: nobody sends such an object: the peer has it, or not.
         IntegrityError: no such object can be right.
     """
+    if wanted.kind is Kind.KEPT_HEADER:
+        raise RemoteRefusedError(f"{wanted.key} is for headers that a peer had before; it takes none there")
     smallest = 0 if wanted.kind is Kind.NOTE else 1
     if not smallest <= size_bytes <= wanted.largest_bytes:
         raise IntegrityError(f"{wanted.key} has {smallest} to {wanted.largest_bytes} bytes, not {size_bytes}")

@@ -20,6 +20,7 @@ from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_keys import ObjectKey
 from vaultfs.mesh.replica_ledger import Ledger
 from vaultfs.mesh.replica_vault import HeldVault
+from vaultfs.storage.anchored_paths import is_regular
 
 FileMark = tuple[int, int]
 """Which file lies at a name: its file system and number."""
@@ -73,7 +74,7 @@ class ObjectNames:
         if before is not None:
             if stat.S_ISDIR(before.st_mode):
                 raise RemoteError(f"the peer cannot store {upload.wanted.key}: a directory lies in its place")
-            if replica_files.is_regular(before):
+            if is_regular(before):
                 if if_absent and mark_of(before) != damaged:
                     raise ObjectExistsError(f"there is {upload.wanted.key} already")
                 replaced_bytes = before.st_size

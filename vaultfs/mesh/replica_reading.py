@@ -14,6 +14,7 @@ from vaultfs.errors import RemoteError
 from vaultfs.mesh.messages import HASH_BYTES, Range
 from vaultfs.mesh.partial_uploads import PIECE_BYTES
 from vaultfs.mesh.replica_files import disk_errors
+from vaultfs.mesh.replica_keys import ObjectKey, audited_object
 
 _OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -96,21 +97,24 @@ def hash_of(descriptor: int) -> tuple[bytes | None, int]:
     return hasher.digest(), position
 
 
-def proof_of(open_segment: Callable[[bytes], int], key: bytes, wanted: Range) -> bytes:
+def proof_of(open_object: Callable[[ObjectKey], int], key: bytes, wanted: Range) -> bytes:
     """The answer to a range of an audit: zeros if it is not all there, or cannot be read.
 
     Args:
-        open_segment: opens a segment by its hash; -1 if there is none.
+        open_object: opens a segment or a share; -1 if it is not there.
         key: 32 bytes.
-        wanted: which part of which segment.
+        wanted: which part of which segment or share.
 
     Raises:
         OSError: this machine lacks descriptors or memory just now, which says nothing about the segment.
     """
-    hasher = blake3.blake3(wanted.name + wanted.offset.to_bytes(8, "big"), key=key)
+    named = audited_object(wanted.name, wanted.share)
+    if named is None:
+        return bytes(HASH_BYTES)
+    hasher = blake3.blake3((named.digest or b"") + wanted.offset.to_bytes(8, "big"), key=key)
     position, end = wanted.offset, wanted.offset + wanted.length
     try:
-        descriptor = open_segment(wanted.name)
+        descriptor = open_object(named)
         if descriptor < 0:
             return bytes(HASH_BYTES)
         try:

@@ -1,11 +1,15 @@
 """What a peer remembers of a vault beside its objects, and how that is written down.  Pure.
 
-- Devices: who signed manifests, and since when this peer knows them, because only some may order deletions.
+- Devices: who signed manifests, and since when this peer knows them, because only some may order deletions.  Time alone
+  lets in only a device whose manifest came from the vault's owner: the identity that stored here first.  Others who may
+  store in the vault, as all do that were accepted for any vault, can sign manifests with a key of their own; those
+  never delete, unless a person confirms them.
 - The newest heads ever accepted, also those that were deleted: what the peer is asked about as a witness.
 - Revisions of ``vault.json``.  Up to two are kept, by the hash of the file: the new one is written down before the file
   is replaced, so whichever file a crash leaves, its revision is known.  A file that is neither, such as one from an
   older backup of the disk, has revision 0, which says nothing.
-- The epoch of ``vault.json`` never goes down, whatever happens to the file.
+- The epoch of ``vault.json`` never goes down as long as there is one.  Who takes the file away, by an order that a
+  device of the vault has signed or as a person at the peer, has the next one accepted whatever its epoch.
 - Who stored here, in the order of their first object.
 
 Clocks are wrong at times.  The highest time ever seen is kept, and a new device counts from that time if the clock says
@@ -23,7 +27,8 @@ from vaultfs.errors import FormatTooNewError, IntegrityError, NoSpaceError
 from vaultfs.ids import PeerId
 from vaultfs.mesh.witness import MOST_HEADS, Head, newest_first
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2 has `of_owner`; what is of format 1 counts as if it was."""
 LARGEST_RECORD_BYTES: Final = 1 << 20
 MOST_DEVICES: Final = 256
 MOST_WRITERS: Final = 64
@@ -42,6 +47,7 @@ class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: _Hex
     first_seen_ns: _Number
     confirmed: bool
+    of_owner: bool = True
 
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,12 +80,14 @@ class Device:
     """Who signed a manifest.
 
     Attributes:
-        first_seen_ns: when this peer first accepted one, since 1970.
+        first_seen_ns: when this peer first accepted one, since 1970; if it is the owner's, from the owner.
         is_confirmed: it was the first of the vault, or a person said so.
+        is_of_owner: the identity that stored here first has stored a manifest of it.
     """
 
     first_seen_ns: int
     is_confirmed: bool
+    is_of_owner: bool
 
 
 @dataclass
@@ -110,7 +118,8 @@ class VaultRecord:
             epoch=self.epoch,
             headers=tuple(_Header(digest.hex(), revision) for digest, revision in self.headers),
             devices=tuple(
-                _Device(key.hex(), device.first_seen_ns, device.is_confirmed) for key, device in self.devices.items()
+                _Device(key.hex(), device.first_seen_ns, device.is_confirmed, device.is_of_owner)
+                for key, device in self.devices.items()
             ),
             heads=tuple(_Head(head.seq, head.hash.hex(), head.device.hex()) for head in self.heads),
             writers=tuple(peer.hex() for peer in self.writers),
@@ -136,7 +145,7 @@ class VaultRecord:
                 content.epoch,
                 [(bytes.fromhex(header.hash), header.revision) for header in content.headers],
                 {
-                    bytes.fromhex(device.key): Device(device.first_seen_ns, device.confirmed)
+                    bytes.fromhex(device.key): Device(device.first_seen_ns, device.confirmed, device.of_owner)
                     for device in content.devices
                 },
                 [Head(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.device)) for head in content.heads],
@@ -161,21 +170,25 @@ class VaultRecord:
             now_ns: since 1970, by this machine's clock.
         """
         known = self.devices.get(device)
-        return known is not None and (known.is_confirmed or now_ns - known.first_seen_ns >= DEVICE_WAIT_NS)
+        return known is not None and (
+            known.is_confirmed or (known.is_of_owner and now_ns - known.first_seen_ns >= DEVICE_WAIT_NS)
+        )
 
-    def has_remembered(self, head: Head) -> bool:
+    def has_remembered(self, head: Head, *, is_of_owner: bool = False) -> bool:
         """Whether nothing changes if this head is remembered."""
-        if head.device not in self.devices:
+        known = self.devices.get(head.device)
+        if known is None or (is_of_owner and not known.is_of_owner):
             return False
         return head in self.heads or head not in self._newest([*self.heads, head], self.newest_time_ns)
 
-    def remember(self, head: Head, now_ns: int, *, may_be_first: bool = True) -> None:
+    def remember(self, head: Head, now_ns: int, *, is_of_owner: bool = True, may_be_first: bool = True) -> None:
         """Note a manifest that was accepted.
 
         Args:
             head: what it is.
             now_ns: since 1970, by this machine's clock.
-            may_be_first: if no device is known yet, this one may delete at once.
+            is_of_owner: it came from the identity that stored here first.
+            may_be_first: if that is so and no device is known yet, this one may delete at once.
 
         Raises:
             NoSpaceError: there are too many devices already.
@@ -185,8 +198,13 @@ class VaultRecord:
                 f"this peer knows {MOST_DEVICES} devices of the vault, as many as it may; confirm the right one there"
             )
         self.newest_time_ns = max(self.newest_time_ns, now_ns, 0)
-        if head.device not in self.devices:
-            self.devices[head.device] = Device(self.newest_time_ns, may_be_first and not self.devices)
+        known = self.devices.get(head.device)
+        if known is None:
+            self.devices[head.device] = Device(
+                self.newest_time_ns, is_of_owner and may_be_first and not self.devices, is_of_owner
+            )
+        elif is_of_owner and not known.is_of_owner:
+            self.devices[head.device] = Device(self.newest_time_ns, known.is_confirmed, is_of_owner=True)
         if head not in self.heads:
             self.heads = self._newest([*self.heads, head], now_ns)
 
@@ -209,7 +227,9 @@ class VaultRecord:
             del self.devices[max(others, key=lambda key: self.devices[key].first_seen_ns)]
         known = self.devices.get(device)
         first_seen_ns = known.first_seen_ns if known is not None else max(self.newest_time_ns, now_ns, 0)
-        self.devices[device] = Device(first_seen_ns, is_confirmed=True)
+        self.devices[device] = Device(
+            first_seen_ns, is_confirmed=True, is_of_owner=known is not None and known.is_of_owner
+        )
 
     def revision_of(self, digest: bytes) -> int:
         """The revision of a ``vault.json``; 0 if this peer never accepted it.
@@ -230,7 +250,7 @@ class VaultRecord:
         """
         kept = [header for header in self.headers if header[0] == current and current != digest]
         self.headers = [*kept[:1], (digest, revision)]
-        self.epoch = max(self.epoch, epoch)
+        self.epoch = epoch if current is None else max(self.epoch, epoch)
 
     def _newest(self, heads: list[Head], now_ns: int) -> list[Head]:
         ranked = sorted(heads, key=newest_first)

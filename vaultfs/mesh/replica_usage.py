@@ -101,6 +101,10 @@ class VaultUsage:
         self._charge(writer, -charged_bytes(size_bytes))
         return writer, _hash(key) + bytes(1) if writer else b""
 
+    def writer_of(self, key: str) -> int:
+        """Who has stored an object."""
+        return self._others.get(_hash(key), 0)
+
     def charged_to(self, writer: int) -> int:
         """Bytes that count for a writer."""
         return self._charged.get(writer, 0)

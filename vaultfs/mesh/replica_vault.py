@@ -9,9 +9,12 @@ Below the peer's root, ``<vault id in hexadecimal>/`` is laid out as every remot
 ``damaged/``      objects that were found damaged, by the hash they should have; for a person, thirty days; they count
                   for nobody
 
+A ``vault.json`` that is replaced stays for a while, below ``headers/`` (`vaultfs.mesh.kept_headers`).
+
 Where record and objects are of different times, as when a disk was restored from a backup, both count: what lies on the
-disk is what there is, heads that are there are remembered too, and who signed those is a device, but has to wait like
-any that turns up later.
+disk is what there is, heads that are there are remembered too, and who signed those is a device, but may delete only
+when the vault's owner stores another manifest of it, and then has to wait like any that turns up later.  Where the
+record is lost, and so who the owner was, all have to wait.
 """
 
 from __future__ import annotations
@@ -20,17 +23,23 @@ import os
 import re
 from collections.abc import Collection, Generator
 from contextlib import closing
+from pathlib import Path
 from typing import Final
+
+import blake3
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, NoSpaceError, RemoteRefusedError
 from vaultfs.ids import PeerId, VaultId
-from vaultfs.mesh import replica_files
+from vaultfs.mesh import kept_headers, replica_files
+from vaultfs.mesh.kept_headers import HEADERS_PREFIX, KeptHeader, parse_kept_header, surplus
 from vaultfs.mesh.partial_uploads import KEPT_NS, parse_partial_name
 from vaultfs.mesh.replica_files import disk_errors
-from vaultfs.mesh.replica_keys import Kind, ObjectKey, parse_object_key
+from vaultfs.mesh.replica_keys import Kind, ObjectKey, parse_object_key, require_object_key
 from vaultfs.mesh.replica_record import LARGEST_RECORD_BYTES, MOST_WRITERS, VaultRecord
 from vaultfs.mesh.replica_usage import Coming, VaultUsage, charged_bytes
 from vaultfs.mesh.witness import Head
+from vaultfs.storage.anchored_paths import directory_below, is_regular
+from vaultfs.sync.remote_layout import HEADER_KEY
 
 MESH_DIRECTORY: Final = ".mesh"
 DAMAGED_KEPT_NS: Final = 30 * 24 * 3600 * 10**9
@@ -47,6 +56,20 @@ likes, nobody pays for the log, and only the beginning of a long one is read."""
 def parse_vault_directory(name: str) -> VaultId | None:
     """The vault whose directory has this name; None if it is none."""
     return VaultId(bytes.fromhex(name)) if _VAULT.fullmatch(name) else None
+
+
+def remembered_devices(store: Path, vault: VaultId) -> frozenset[bytes]:
+    """The devices of a vault that a peer remembers, also while its server runs; none if that cannot be read.
+
+    Args:
+        store: the peer's directory.
+        vault: its id.
+    """
+    try:
+        with (store / vault.hex() / MESH_DIRECTORY / _RECORD).open("rb") as file:
+            return frozenset(VaultRecord.decode(file.read(LARGEST_RECORD_BYTES + 1)).devices)
+    except (OSError, IntegrityError, FormatTooNewError):
+        return frozenset()
 
 
 class HeldVault:
@@ -108,13 +131,14 @@ class HeldVault:
             log = replica_files.read_file(self._root, self._mesh_path(_LOG), _LARGEST_LOG_BYTES)
             self.usage = VaultUsage(log or b"")
             before = self.record.encode()
+            is_lost = not self.record.writers  # nobody knows any more who stored what is there
             for wanted, size_bytes in self.objects():
                 self.usage.count(wanted.key, size_bytes, len(self.record.writers))
                 if wanted.kind is Kind.HEAD:
                     head = Head(wanted.seq, wanted.digest or b"", wanted.device)
                     try:
                         if not self.record.has_remembered(head):
-                            self.record.remember(head, now_ns, may_be_first=False)
+                            self.record.remember(head, now_ns, is_of_owner=is_lost, may_be_first=False)
                     except NoSpaceError as error:
                         warnings.append(f"{wanted.key} of vault {self.directory} is not remembered: {error}")
             if self.record.encode() != before:
@@ -150,15 +174,15 @@ class HeldVault:
         replica_files.replace_file(self._root, self._mesh_path(_RECORD), self.record.encode())
         self._is_saved = True
 
-    def remember(self, head: Head, now_ns: int, *, may_be_first: bool) -> None:
+    def remember(self, head: Head, now_ns: int, *, is_of_owner: bool) -> None:
         """Note a manifest, durably, as `VaultRecord.remember`.
 
         Raises:
             NoSpaceError: there are too many devices.
             OSError: the disk failed.
         """
-        if not self.record.has_remembered(head):
-            self.record.remember(head, now_ns, may_be_first=may_be_first)
+        if not self.record.has_remembered(head, is_of_owner=is_of_owner):
+            self.record.remember(head, now_ns, is_of_owner=is_of_owner)
             self._is_saved = False
         if not self._is_saved:
             self.save()
@@ -198,6 +222,46 @@ class HeldVault:
             if wanted.digest is not None:
                 writer = before
         self._append_log(log + self.usage.add(wanted.key, size_bytes, writer))
+
+    def keep_header(self, data: bytes, now_ns: int) -> None:
+        """Keep a ``vault.json`` that is about to be replaced, durably, as long as there are not too many.
+
+        Args:
+            data: of the file that lies there.
+            now_ns: since 1970, by this machine's clock.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        digest = blake3.blake3(data)
+        status = replica_files.status_of(self._root, [self.directory, HEADER_KEY])
+        stood_s = 0 if status is None else max(0, now_ns - status.st_mtime_ns) // 10**9
+        revision = self.record.revision_of(digest.digest())
+        before = [each for each in self._kept_headers() if each.digest == digest.hexdigest()]
+        new = KeptHeader(
+            max([revision, *(each.revision for each in before)]),
+            stood_s + max((each.stood_s for each in before), default=0),
+            digest.hexdigest(),
+        )
+        path = self.path(require_object_key(str(new)))
+        replica_files.make_directories(self._root, path[:-1], set())
+        if new not in before:
+            replica_files.replace_file(self._root, path, data)
+            self._append_log(self.usage.add(str(new), len(data), self.usage.writer_of(HEADER_KEY)))
+            self._remove_headers(before)
+        self._remove_headers(surplus(self._kept_headers()))
+
+    def _kept_headers(self) -> dict[KeptHeader, int]:
+        """Headers that were replaced, and their lengths."""
+        found = {parse_kept_header(wanted.key): size_bytes for wanted, size_bytes in self.objects(HEADERS_PREFIX)}
+        return {kept: size_bytes for kept, size_bytes in found.items() if kept is not None}
+
+    def _remove_headers(self, gone: Collection[KeptHeader]) -> None:
+        for each in gone:
+            wanted = require_object_key(str(each))
+            size_bytes = replica_files.remove_file(self._root, self.path(wanted))
+            if size_bytes is not None:
+                self.removed(wanted, size_bytes)
 
     def recount(self) -> None:
         """Count what is there: a damaged object may have lost or won bytes since it was counted.
@@ -248,11 +312,17 @@ class HeldVault:
         return [coming for _, coming in sorted(found, key=lambda each: (-each[0], each[1].name))]
 
     def remove_old_damaged(self, now_ns: int) -> None:
-        """Remove objects that were found damaged long ago.
+        """Remove objects that were found damaged long ago, and headers that were replaced long ago.
 
         Raises:
             OSError: the disk failed.
         """
+        old = []
+        for kept in self._kept_headers():
+            status = replica_files.status_of(self._root, self.path(require_object_key(str(kept))))
+            if status is not None and abs(now_ns - status.st_mtime_ns) > kept_headers.KEPT_NS:
+                old.append(kept)
+        self._remove_headers(old)
         for name, age_ns, _ in self._aged("damaged", now_ns):
             if abs(age_ns) > DAMAGED_KEPT_NS:
                 replica_files.remove_file(self._root, [self.directory, MESH_DIRECTORY, "damaged", name])
@@ -260,11 +330,11 @@ class HeldVault:
     def _aged(self, part: str, now_ns: int) -> list[tuple[str, int, int]]:
         """Names, ages and lengths of the files in a part of ``.mesh``."""
         found = []
-        with replica_files.directory(self._root, [self.directory, MESH_DIRECTORY, part]) as above:
+        with directory_below(self._root, [self.directory, MESH_DIRECTORY, part]) as above:
             if above is not None:
                 for name in sorted(os.listdir(above)):  # noqa: PTH208  # a descriptor
                     status = replica_files.status_of(above, [name])
-                    if status is not None and replica_files.is_regular(status):
+                    if status is not None and is_regular(status):
                         found.append((name, now_ns - status.st_mtime_ns, status.st_size))
         return found
 

@@ -30,7 +30,7 @@ from vaultfs.mesh.messages import HASH_BYTES, MOST_AUDITED_BYTES, Range
 from vaultfs.mesh.partial_uploads import Upload
 from vaultfs.mesh.replica_files import disk_errors
 from vaultfs.mesh.replica_intake import ReplicaIntake
-from vaultfs.mesh.replica_keys import Kind, require_object_key, segment_object
+from vaultfs.mesh.replica_keys import Kind, ObjectKey, require_object_key
 from vaultfs.mesh.replica_ledger import Ledger, Room
 from vaultfs.mesh.replica_names import ObjectNames
 from vaultfs.mesh.replica_reading import Reader, proof_of
@@ -39,6 +39,7 @@ from vaultfs.mesh.replica_scrub import Scrubbed, scrub_step
 from vaultfs.mesh.replica_vault import HeldVault
 from vaultfs.mesh.witness import Head
 from vaultfs.remotes.keys import require_prefix
+from vaultfs.storage.anchored_paths import directory_below
 from vaultfs.storage.durable import storage_errors
 
 _LOCK: Final = ".lock"
@@ -142,7 +143,7 @@ class ReplicaStore:
             shards.setdefault(names[index * HASH_BYTES], []).append(index)
         with disk_errors("look for segments"):
             for shard, indexes in sorted(shards.items()):
-                with replica_files.directory(self._root, [vault.hex(), "segments", f"{shard:02x}"]) as above:
+                with directory_below(self._root, [vault.hex(), "segments", f"{shard:02x}"]) as above:
                     if above is not None:
                         for index in indexes:
                             name = names[index * HASH_BYTES : (index + 1) * HASH_BYTES].hex()
@@ -318,7 +319,7 @@ class ReplicaStore:
             held.save()
 
     def audit(self, vault: VaultId, key: bytes, ranges: Sequence[Range]) -> bytes:
-        """Prove that parts of segments are there.
+        """Prove that parts of segments, or of shares, are there.
 
         Args:
             vault: its id.
@@ -335,11 +336,11 @@ class ReplicaStore:
         if sum(wanted.length for wanted in ranges) > MOST_AUDITED_BYTES:
             raise RemoteRefusedError(f"an audit asks for at most {MOST_AUDITED_BYTES} bytes")
 
-        def open_segment(name: bytes) -> int:
-            return replica_files.open_file(self._root, [vault.hex(), *segment_object(name).parts])
+        def open_object(named: ObjectKey) -> int:
+            return replica_files.open_file(self._root, [vault.hex(), *named.parts])
 
         with disk_errors("read segments for an audit"):
-            return b"".join(proof_of(open_segment, key, wanted) for wanted in ranges)
+            return b"".join(proof_of(open_object, key, wanted) for wanted in ranges)
 
     def usage(self, caller: PeerId) -> int:
         """Bytes that count for a caller, in all vaults, with what is coming; in blocks of 4 KiB for each object."""

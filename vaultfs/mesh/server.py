@@ -24,11 +24,12 @@ from vaultfs.ids import PeerId
 from vaultfs.mesh.addresses import Address
 from vaultfs.mesh.answers import Answers, RevokedError, failure
 from vaultfs.mesh.conversation import IDLE_S, MOST_BODIES, Conversation, Resources
+from vaultfs.mesh.failure_codes import Code
 from vaultfs.mesh.frames import FrameError
 from vaultfs.mesh.grants import Grants
 from vaultfs.mesh.identity import Identity, short_peer_id
 from vaultfs.mesh.message_stream import ConnectionLostError, MessageStream
-from vaultfs.mesh.messages import Code, Fail
+from vaultfs.mesh.messages import Fail
 from vaultfs.mesh.pairing import Pairings
 from vaultfs.mesh.quiet_log import QuietLog
 from vaultfs.mesh.replicas import ReplicaStore

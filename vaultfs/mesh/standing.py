@@ -2,7 +2,8 @@
 
 When each was there last, how much it offers, what it held then, and which segments have too few copies.  Losing it
 costs a question to each peer.  It lies in the user's state directory: ``<vault id>.json``, and for each peer
-``<vault id>.<group>.held``, the 32-byte hashes and 8-byte sizes of the segments that it said it has.
+``<vault id>.<group>.held``, the 32-byte hashes and 8-byte sizes of the segments that it said it has, and
+``<vault id>.<group>.shares``, likewise the shares.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import msgspec
 from vaultfs.errors import UsageError, VaultError
 from vaultfs.ids import PeerId, SegmentName
 from vaultfs.mesh.identity import format_peer_id, parse_peer_id
-from vaultfs.mesh.kept_file import FORMAT_VERSION, KeptFile
+from vaultfs.mesh.share_keys import PACKED_BYTES, ShareKey, pack_shares, unpack_shares
 from vaultfs.storage.durable import atomic_replace, storage_errors
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _LARGEST_FILE_BYTES: Final = 64 << 20
 _MOST_SHORT: Final = 1 << 18
 _HELD: Final = struct.Struct("<32sQ")
 _MOST_HELD_BYTES: Final = _HELD.size << 20
+_MOST_SHARES_BYTES: Final = PACKED_BYTES << 20
+_NONE: Final[Mapping[SegmentName, Iterable[ShareKey]]] = {}
 _LIMIT: Final = (1 << 63) - 1
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=_LIMIT)]
@@ -166,8 +170,27 @@ class StandingFile:
         data = data[: len(data) - len(data) % _HELD.size]
         return {SegmentName(name.hex()): size for name, size in _HELD.iter_unpack(data)}
 
-    def save_held(self, peer: PeerId, held: Mapping[SegmentName, int]) -> None:
+    def load_shares(self, peer: PeerId) -> dict[SegmentName, list[ShareKey]] | None:
+        """The shares that a peer said it has, by segment; None if that is not known."""
+        try:
+            with self._shares_path(peer).open("rb") as file:
+                data = file.read(_MOST_SHARES_BYTES)
+        except OSError:
+            return None
+        found: dict[SegmentName, list[ShareKey]] = {}
+        for share in unpack_shares(data):
+            found.setdefault(share.coded.name, []).append(share)
+        return found
+
+    def save_held(
+        self, peer: PeerId, held: Mapping[SegmentName, int], shares: Mapping[SegmentName, Iterable[ShareKey]] = _NONE
+    ) -> None:
         """Remember what a peer said it has.
+
+        Args:
+            peer: its id.
+            held: segments, and their sizes in bytes.
+            shares: shares, by segment.
 
         Raises:
             NoSpaceError, ReadOnlyError, StorageError: it is not remembered.
@@ -177,6 +200,8 @@ class StandingFile:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = b"".join(_HELD.pack(bytes.fromhex(name), size) for name, size in held.items())
         atomic_replace(path, data[:_MOST_HELD_BYTES])
+        packed = pack_shares(share for name in shares for share in shares[name])
+        atomic_replace(self._shares_path(peer), packed[:_MOST_SHARES_BYTES])
 
     def holders(self) -> list[PeerId]:
         """The peers of which `load_held` knows something, those that are in no book any more included."""
@@ -196,6 +221,7 @@ class StandingFile:
         path = self._held_path(peer)
         with storage_errors(f"cannot remove {path}"):
             path.unlink(missing_ok=True)
+            self._shares_path(peer).unlink(missing_ok=True)
 
     def removed(self, peer: PeerId, others: Iterable[PeerId], replicas: int) -> int:
         """A peer holds the vault no more: remember what has too few copies without it.
@@ -226,6 +252,9 @@ class StandingFile:
 
     def _held_path(self, peer: PeerId) -> Path:
         return self._path.with_suffix(f".{format_peer_id(peer)}.held")
+
+    def _shares_path(self, peer: PeerId) -> Path:
+        return self._path.with_suffix(f".{format_peer_id(peer)}.shares")
 
 
 def _peer_of(text: str) -> PeerId | None:

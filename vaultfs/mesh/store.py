@@ -25,16 +25,26 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
-from vaultfs.errors import ObjectMissingError, RemoteRefusedError, UsageError, VaultError
+from vaultfs.errors import (
+    NobodyAnswersError,
+    RemoteRefusedError,
+    RemoteUnreachableError,
+    UsageError,
+    VaultError,
+)
 from vaultfs.ids import PeerId, SegmentName, VaultId
+from vaultfs.mesh.arrivals import Arrivals
 from vaultfs.mesh.asking import Answers, ask_all, worst_of
 from vaultfs.mesh.book import Book, VaultPeers
+from vaultfs.mesh.claims import Held, Shares
 from vaultfs.mesh.client import Contact, MeshClient, Signer
-from vaultfs.mesh.coded import CodedSegments, Held
-from vaultfs.mesh.headers import read_headers
+from vaultfs.mesh.coded import CodedSegments
+from vaultfs.mesh.deleting import Deletions
+from vaultfs.mesh.dialing import peer_name
+from vaultfs.mesh.header_choice import HeaderChoice
+from vaultfs.mesh.headers import OfferedHeader
 from vaultfs.mesh.identity import Identity, require_identity
 from vaultfs.mesh.losses import find_losses
-from vaultfs.mesh.messages import MOST_KEYS
 from vaultfs.mesh.places import book_path, identity_path, vault_state_path
 from vaultfs.mesh.reading import Reader
 from vaultfs.mesh.share_keys import SHARES_PREFIX, whole_segments
@@ -101,9 +111,6 @@ class MeshStore:
         standing: where it is remembered how the peers were.
         scratch: a directory for files without a name; None: the system's.
         sign: signs orders to delete; None: nothing but notes can be deleted.  With it, all peers have to answer.
-
-    Attributes:
-        undeleted: peers that have not carried out an order to delete, and why the first one.
     """
 
     def __init__(
@@ -121,14 +128,18 @@ class MeshStore:
         self._file: Final = standing
         self._standing: Final = standing.load()
         self._before: Final = standing.load()
-        self._thread: Final = MeshThread(identity, [Contact(peer.id, peer.address) for peer in page.peers])
+        self._arrivals: Final = Arrivals()
+        contacts = [Contact(peer.id, peer.address) for peer in page.peers]
+        self._thread: Final = MeshThread(identity, contacts, arrivals=self._arrivals, vault=page.vault_id)
         self._reader: Final = Reader(page.vault_id, scratch)
         self._peers: Final = tuple(peer.id for peer in page.peers)
         self._coded: Final = CodedSegments(page.vault_id, self._peers, scratch)
-        self._writer: Final = Writer(page, self._standing, self._coded)
+        self._writer: Final = Writer(page, self._standing, self._coded, self._remembered)
+        self._is_coded = page.coding is not None
         self._sign = sign
         self._former: Final[set[PeerId]] = set()
-        self.undeleted: Final[dict[PeerId, VaultError]] = {}
+        self._headers: Final = HeaderChoice(page.vault_id, self._peers, self._reader, self._standing)
+        self._deletions: Final = Deletions(page.vault_id, self._peers)
 
     @classmethod
     def of_url(cls, location: Location, options: Mapping[str, str], sign: Signer | None = None) -> MeshStore:
@@ -153,6 +164,8 @@ class MeshStore:
     def put(self, key: str, source: Source, *, if_absent: bool = False) -> None:
         """Store an object, as `Store.put`: a segment on as many peers as there are to be copies, all else on all."""
         require_key(key)
+        if key == HEADER_KEY:
+            self._headers.believed = None
         name = parse_segment(key)
         if name is None:
             takes_all = self._sign is not None
@@ -168,13 +181,14 @@ class MeshStore:
         require_range(offset, length)
         if length == 0:
             return
-        with closing(self._open(key, offset, length)) as file:
+        with self._arrivals.reading(key), closing(self._open(key, offset, length)) as file:
             while piece := file.read(_PIECE_BYTES):
+                self._arrivals.handed(key, len(piece))
                 yield piece
 
     def _open(self, key: str, offset: int, length: int | None) -> BinaryIO:
         if key == HEADER_KEY:
-            data = self._call(self._header)
+            data = self._headers.believed or self._call(self._headers.newest)
             wanted = wanted_bytes(f"{key} in {self.name}", len(data), offset, length)
             return io.BytesIO(data[offset : offset + wanted])
         name = parse_segment(key)
@@ -193,13 +207,16 @@ class MeshStore:
                 return await self._coded.part(client, name, offset, length)
             return await self._coded.whole(client, name)
 
-        ways = [from_copy, from_shares] if self.page.coding is None else [from_shares, from_copy]
+        ways = {False: from_copy, True: from_shares}
         failures: list[VaultError] = []
-        for way in ways:
+        for is_coded in (self._is_coded, not self._is_coded):
             try:
-                return await way()
+                found = await ways[is_coded]()
             except VaultError as error:
                 failures.append(error)
+            else:
+                self._is_coded = is_coded  # the next one is so too, on a machine where nobody has said
+                return found
         raise worst_of(failures, segment_key(name))
 
     async def _copy(self, client: MeshClient, key: str, offset: int, length: int | None) -> BinaryIO:
@@ -239,7 +256,7 @@ class MeshStore:
             known = self._writer.known
             self._writer.reset()
             for view in () if known is None else known.present:
-                self._file.save_held(view.known.id, view.segments)
+                self._file.save_held(view.known.id, view.segments, view.shares)
             for peer in self._former:
                 self._file.forget_held(peer)
             self._former.clear()
@@ -247,6 +264,61 @@ class MeshStore:
             log.warning("%s", error)
 
     # --- beyond the contract
+
+    @property
+    def undeleted(self) -> Mapping[PeerId, VaultError]:
+        """Peers that have not carried out an order to delete, and why the first one."""
+        return self._deletions.undeleted
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove segments and manifests from all peers, in this order, with few questions.
+
+        Args:
+            keys: of the objects; no notes.
+
+        Raises:
+            RemoteRefusedError: there is nobody who can sign.
+            VaultError: no peer has carried it out; `undeleted` tells of single ones.
+        """
+        sign = self._sign
+        if sign is None:
+            raise _nobody_signs(keys[0])
+        self._call(lambda client: self._order_deletion(client, keys, sign))
+
+    @property
+    def pending_bytes(self) -> int:
+        """What has come of objects that are being read, and was not given out: it is not checked yet."""
+        return self._arrivals.pending_bytes
+
+    def offered_headers(self) -> Sequence[OfferedHeader]:
+        """All that the peers have and had as ``vault.json``, the newest first; who has the key chooses.
+
+        Raises:
+            VaultError: nobody has one, or nobody answers.
+        """
+        return self._call(self._headers.offers)
+
+    def believe(self, header: bytes) -> None:
+        """Have reads of ``vault.json`` give this one, which the vault's key has verified, until another is put.
+
+        Args:
+            header: one that was offered.
+        """
+        self._headers.believed = header
+
+    def out_of_reach(self) -> dict[PeerId, VaultError]:
+        """Peers that could not be called when they were tried last, and why."""
+
+        async def look(client: MeshClient) -> dict[PeerId, VaultError]:
+            failing = client.pool.snapshot().breakers
+            return {peer: RemoteUnreachableError(state.last_error) for peer, state in failing.items()}
+
+        return self._call(look)
+
+    def peer_name(self, peer: PeerId) -> str:
+        """What one of the peers is called in messages."""
+        (known,) = (each for each in self.page.peers if each.id == peer)
+        return peer_name(peer, known.address)
 
     def lost(self, known: Mapping[SegmentName, int]) -> set[SegmentName]:
         """Which of some segments that were stored are on no peer any more, though nobody deleted them.
@@ -267,15 +339,28 @@ class MeshStore:
         holders = await trio.to_thread.run_sync(self._file.holders)
         before = {peer: await trio.to_thread.run_sync(self._file.load_held, peer) for peer in holders}
         never_seen = {peer for peer in self._peers if not self._standing.of(peer).seen_ns}
-        losses = find_losses(found, before, known, self.page.replicas, never_seen=never_seen)
+        shares = {peer: await trio.to_thread.run_sync(self._file.load_shares, peer) for peer in holders}
+        losses = find_losses(
+            found,
+            before,
+            known,
+            self.page.replicas,
+            coding=self._writer.coding,
+            shares_before={peer: held for peer, held in shares.items() if held is not None},
+            never_seen=never_seen,
+        )
         self._standing.short |= losses.short
         self._former.update(peer for peer in holders if peer not in found.views)
         return losses.gone
 
     # --- the parts
 
+    def _remembered(self, peer: PeerId) -> tuple[Held, Shares]:
+        """What a peer said it has, the last time."""
+        return self._file.load_held(peer), self._file.load_shares(peer) or {}
+
     def _call(self, function: Callable[[MeshClient], Awaitable[_T]]) -> _T:
-        return self._thread.call(function)
+        return self._thread.call(partial(_unless_nobody, function))
 
     def _order(self, key: str) -> Sequence[PeerId]:
         """Whom to ask for an object: who should have it first, and everybody in the end."""
@@ -285,24 +370,6 @@ class MeshStore:
         views = None if self._writer.known is None else self._writer.known.views
         ranked = placement_of(self.page, self._standing, views).ranking(name)
         return [site.peer for site in ranked]
-
-    async def _header(self, client: MeshClient) -> bytes:
-        """The newest header that a peer has."""
-        answers = await read_headers(client, self._reader, self._vault, self._peers)
-        if answers.values:
-            return max(answers.values.values()).data
-        # Who never answered, be it that he refuses, or that somebody else is there or makes no sense, was given nothing
-        # by this machine, so he keeps nobody from saving a vault at first.
-        failures = [
-            error
-            for peer, error in answers.failures.items()
-            if self._standing.of(peer).seen_ns or isinstance(error, ObjectMissingError)
-        ]
-        if failures:
-            for error in answers.failures.values():
-                if isinstance(error, RemoteRefusedError):  # who wants to restore has to know
-                    log.warning("%s", error)
-        raise worst_of(failures or list(answers.failures.values()), HEADER_KEY)
 
     async def _size(self, client: MeshClient, key: str, name: SegmentName | None) -> int | None:
         async def ask(peer: PeerId) -> int | None:
@@ -372,33 +439,38 @@ class MeshStore:
             peers = [peer for peer in self._peers if peer not in kept]
             answers = await ask_all(peers, lambda peer: client.forget(peer, self._vault, key))
         elif sign is None:
-            raise RemoteRefusedError(
-                f"peers delete {key} only on an order that the vault's key has signed; 'vaultfs prune' asks for the "
-                "password"
-            )
+            raise _nobody_signs(key)
         else:
-            await self._order_deletion(client, key, sign)
+            await self._order_deletion(client, [key], sign)
             return
         answers.require_any(key)
 
-    async def _order_deletion(self, client: MeshClient, key: str, sign: Signer) -> None:
-        name = parse_segment(key)
-        shares: dict[PeerId, list[Held]] = {}
-        if name is not None:
-            located = await self._coded.locate(client, name)
-            located.require_all(f"the shares of {key}")  # what is not found is not deleted, and nobody would miss it
-            shares = located.values
+    async def _order_deletion(self, client: MeshClient, keys: Sequence[str], sign: Signer) -> None:
+        done = await self._deletions.order(client, keys, sign)
+        names = [name for key in keys if (name := parse_segment(key)) is not None]
+        if names:
+            self._writer.forget(names, done)
 
-        async def order(peer: PeerId) -> int:
-            keys = (key, *(str(share.key) for share in shares.get(peer, ())))
-            return await client.delete(peer, self._vault, keys[:MOST_KEYS], sign)
 
-        orders = await ask_all(self._peers, order)
-        for peer, error in orders.failures.items():
-            self.undeleted.setdefault(peer, error)
-        orders.require_any(key)
-        if name is not None:
-            self._writer.forget([name], orders.values)
+async def _unless_nobody(function: Callable[[MeshClient], Awaitable[_T]], client: MeshClient) -> _T:
+    """Ask; if not even one peer could be called since the first question, trying again at once is vain.
+
+    Raises:
+        NobodyAnswersError: that is so.
+        VaultError: what the function raises.
+    """
+    try:
+        return await function(client)
+    except RemoteUnreachableError as error:
+        if client.pool.snapshot().counters.opened:
+            raise
+        raise NobodyAnswersError(str(error)) from error
+
+
+def _nobody_signs(key: str) -> VaultError:
+    return RemoteRefusedError(
+        f"peers delete {key} only on an order that the vault's key has signed; 'vaultfs prune' asks for the password"
+    )
 
 
 def _most_often(sizes: Sequence[int]) -> int | None:

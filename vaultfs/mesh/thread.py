@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 import trio
 
 from vaultfs.errors import RemoteUnreachableError
+from vaultfs.ids import VaultId
+from vaultfs.mesh.arrivals import Arrivals
 from vaultfs.mesh.client import Contact, MeshClient, open_client
 from vaultfs.mesh.identity import Identity
 from vaultfs.mesh.pool import PoolLimits
@@ -33,14 +35,23 @@ class MeshThread:
         identity: gives that of this machine; called in the caller's thread, with the first call.
         contacts: the peers.
         limits: of the pool.
+        arrivals: is told what comes of objects.
+        vault: that it is about, if it is one.
     """
 
     def __init__(
-        self, identity: Callable[[], Identity], contacts: Iterable[Contact], limits: PoolLimits | None = None
+        self,
+        identity: Callable[[], Identity],
+        contacts: Iterable[Contact],
+        limits: PoolLimits | None = None,
+        arrivals: Arrivals | None = None,
+        vault: VaultId | None = None,
     ) -> None:
+        self._vault: Final = vault
         self._identity: Final = identity
         self._contacts: Final = tuple(contacts)
         self._limits: Final = limits
+        self._arrivals: Final = arrivals
         self._lock: Final = threading.Lock()
         self._loop: _Loop | None = None
         self._is_closed = False
@@ -62,7 +73,7 @@ class MeshThread:
             if self._is_closed:
                 raise _closed()
             if self._loop is None or not self._loop.is_running:
-                self._loop = _Loop(self._identity(), self._contacts, self._limits)
+                self._loop = _Loop(self._identity(), self._contacts, self._limits, self._arrivals, self._vault)
             return self._loop
 
     def close(self) -> None:
@@ -75,7 +86,16 @@ class MeshThread:
 
 
 class _Loop:
-    def __init__(self, identity: Identity, contacts: tuple[Contact, ...], limits: PoolLimits | None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        contacts: tuple[Contact, ...],
+        limits: PoolLimits | None,
+        arrivals: Arrivals | None,
+        vault: VaultId | None,
+    ) -> None:
+        self._arrivals: Final = arrivals
+        self._vault: Final = vault
         self._identity: Final = identity
         self._contacts: Final = contacts
         self._limits: Final = limits
@@ -106,7 +126,7 @@ class _Loop:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        async with open_client(self._identity, self._contacts, self._limits) as client:
+        async with open_client(self._identity, self._contacts, self._limits, self._arrivals, self._vault) as client:
             self._client = client
             self._is_ready.set()
             await self._end.wait()

@@ -19,12 +19,15 @@ from vaultfs.errors import NoSpaceError, ObjectExistsError, RemoteRefusedError, 
 from vaultfs.ids import PeerId, SegmentName
 from vaultfs.mesh.asking import ask_all, first_of, not_all
 from vaultfs.mesh.book import VaultPeers
+from vaultfs.mesh.claims import Held, Shares
 from vaultfs.mesh.client import MeshClient
 from vaultfs.mesh.coded import CodedSegments
 from vaultfs.mesh.dialing import peer_name
 from vaultfs.mesh.headers import next_revision
+from vaultfs.mesh.kept_as import KeptAs, kept_as
 from vaultfs.mesh.placement import Placement
 from vaultfs.mesh.repair_plan import plan_repair
+from vaultfs.mesh.share_format import Coding
 from vaultfs.mesh.standing import Standing
 from vaultfs.mesh.survey import PeerView, Survey, placement_of, survey
 from vaultfs.remotes.bodies import MeteredSource, read_all
@@ -37,6 +40,10 @@ LOOK_AGAIN_S: Final = 60.0
 """A peer that was not there is asked again after so long, if something is still being stored."""
 
 
+def _nothing(_peer: PeerId) -> tuple[Held, Shares]:
+    return {}, {}
+
+
 class Writer:
     """Stores objects of one vault on its peers.
 
@@ -44,10 +51,19 @@ class Writer:
         page: the peers, and how many copies there are to be.
         standing: what is remembered of them; is told what has too few copies.
         coded: stores shares, where the vault has these instead of copies.
+        remembered: what a peer that does not answer said the last time.
     """
 
-    def __init__(self, page: VaultPeers, standing: Standing, coded: CodedSegments) -> None:
+    def __init__(
+        self,
+        page: VaultPeers,
+        standing: Standing,
+        coded: CodedSegments,
+        remembered: Callable[[PeerId], tuple[Held, Shares]] = _nothing,
+    ) -> None:
         self._page: Final = page
+        self._remembered: Final = remembered
+        self._kept = KeptAs(page.coding, page.is_told)
         self._coded: Final = coded
         self._standing: Final = standing
         self._looking: Final = trio.Lock()
@@ -64,6 +80,7 @@ class Writer:
         async with self._looking:
             if self._survey is None:
                 self._survey = await survey(client, self._page, self._standing)
+                self._kept = await trio.to_thread.run_sync(self._kept_as, self._survey)
                 self._placement = placement_of(self._page, self._standing, self._survey.views)
             elif trio.current_time() - self._survey.made_s > LOOK_AGAIN_S:
                 absent = [view.known.id for view in self._survey.views.values() if not view.is_present]
@@ -72,6 +89,18 @@ class Writer:
                     self._survey.views.update(again.views)
                 self._survey.made_s = trio.current_time()
             return self._survey
+
+    @property
+    def coding(self) -> Coding | None:
+        """Shares instead of copies, as far as is known."""
+        return self._kept.coding
+
+    def _kept_as(self, found: Survey) -> KeptAs:
+        views = found.views.values()
+        return kept_as(
+            self._page,
+            [(view.segments, view.shares) if view.is_present else self._remembered(view.known.id) for view in views],
+        )
 
     def reset(self) -> None:
         """Ask again the next time."""
@@ -101,9 +130,9 @@ class Writer:
         found.require_any()
         _require_taker(found)
         assert self._placement is not None, "it is made with the survey"
-        if self._page.coding is not None:
-            count = await self._coded.store(client, self._page.coding, name, source, found.views, self._placement)
-            self._is_short(name, is_short=count < self._page.coding.total)
+        if self.coding is not None:
+            count = await self._coded.store(client, self.coding, name, source, found.views, self._placement)
+            self._is_short(name, is_short=count < self.coding.total)
             return count
         size = source.size_bytes
         failures: list[VaultError] = []

@@ -205,13 +205,6 @@ class ChunkRows:
         """Take all chunks out of deduplication (after the fingerprint key changed)."""
         self._execute("UPDATE chunk SET fingerprint=NULL WHERE fingerprint IS NOT NULL")
 
-    def users_of_chunk(self, chunk: ChunkId) -> list[tuple[InodeId, int]]:
-        """The extents (inode, index) that name a chunk; slow, for reports."""
-        return cast(
-            "list[tuple[InodeId, int]]",
-            self._execute("SELECT inode, idx FROM extent WHERE chunk=?", (chunk,)).fetchall(),
-        )
-
     # --- segments
 
     def segments(self) -> list[SegmentRow]:

@@ -59,11 +59,6 @@ class TreeRows:
         self._execute("DELETE FROM inode WHERE id=?", (number,))
         self._execute("DELETE FROM xattr WHERE inode=?", (number,))
 
-    def all_inodes(self) -> Iterable[InodeRow]:
-        """Every row, in order of number."""
-        for row in self._execute(f"SELECT {_COLUMNS} FROM inode ORDER BY id"):  # noqa: S608
-            yield InodeRow._make(row)
-
     def totals(self) -> tuple[int, int]:
         """Number of inodes that have a name, and the sum of the sizes of regular files in bytes."""
         row = self._execute(
@@ -107,10 +102,6 @@ class TreeRows:
             "list[tuple[InodeId, bytes]]",
             self._execute("SELECT parent, name FROM entry WHERE inode=?", (inode,)).fetchall(),
         )
-
-    def all_entries(self) -> Iterable[tuple[InodeId, bytes, InodeId]]:
-        """Every (parent, name, inode)."""
-        return cast("Iterable[tuple[InodeId, bytes, InodeId]]", self._execute("SELECT parent, name, inode FROM entry"))
 
     # --- extended attributes
 

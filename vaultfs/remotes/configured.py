@@ -9,22 +9,19 @@ opened; it holds no secret; and a command in its options is passed over unless i
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Final
 
 import msgspec
 
-from vaultfs.errors import FormatTooNewError, IntegrityError, UsageError
+from vaultfs.errors import IntegrityError, UsageError
 from vaultfs.remotes.locations import LARGEST_URL, parse
 from vaultfs.remotes.store import Features
 from vaultfs.remotes.trusted_commands import SUFFIX, is_trusted, trust
-from vaultfs.storage.durable import atomic_replace, storage_errors
+from vaultfs.storage.kept_file import FORMAT_VERSION, KeptFile
 from vaultfs.storage.layout import VaultLayout
 
-FORMAT_VERSION: Final = 1
 MAX_FILE_BYTES: Final = 1 << 18
 MAX_REMOTES: Final = 32
 
@@ -49,10 +46,6 @@ class _StoredRemote(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class _StoredFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: int
     remotes: Annotated[list[_StoredRemote], msgspec.Meta(max_length=MAX_REMOTES)]
-
-
-class _AnyFile(msgspec.Struct, frozen=True):
-    format: int
 
 
 @dataclass(frozen=True)
@@ -95,19 +88,12 @@ def load_remotes(layout: VaultLayout) -> list[Remote]:
         IntegrityError: it is damaged.
         StorageError: it cannot be read.
     """
-    data = _read(layout)
-    if data is None:
+    file = _file(layout)
+    stored = file.load()
+    if stored is None:
         return []
-    try:
-        if msgspec.json.decode(data, type=_AnyFile).format > FORMAT_VERSION:
-            raise FormatTooNewError(f"{layout.remotes} was written by a newer version of vaultfs; update vaultfs")
-        stored = msgspec.json.decode(data, type=_StoredFile)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _damaged(layout, str(error)) from error
-    if stored.format != FORMAT_VERSION:
-        raise _damaged(layout, f"no vaultfs ever wrote the format {stored.format}")
     if len({remote.name for remote in stored.remotes}) < len(stored.remotes):
-        raise _damaged(layout, "two remotes have one name")
+        raise file.damaged("two remotes have one name")
     return [
         Remote(
             remote.name,
@@ -142,43 +128,25 @@ def save_remotes(layout: VaultLayout, remotes: Sequence[Remote]) -> None:
         parse(remote.url)
     content = {"format": FORMAT_VERSION, "remotes": [asdict(remote) for remote in remotes]}
     try:
-        msgspec.convert(content, _StoredFile)
+        stored = msgspec.convert(content, _StoredFile)
     except msgspec.ValidationError as error:
         message = (
             f"the remotes cannot be stored: {error}. There may be {MAX_REMOTES}; a name has at most 32 lower-case "
             "letters, digits, '_' and '-', and an option's value at most 1024 printable characters"
         )
         raise UsageError(message) from error
-    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"the list of remotes would have {len(data)} bytes; it may have {MAX_FILE_BYTES}")
+    file = _file(layout)
+    try:
+        file.encode(stored)
+    except IntegrityError as error:
+        raise UsageError(str(error)) from error
     for remote in remotes:
         for option, value in remote.options.items():
             if option.endswith(SUFFIX):
                 trust(remote.url, option, value)
-    atomic_replace(layout.remotes, data)
+    file.save(stored)
 
 
-def _read(layout: VaultLayout) -> bytes | None:
-    path = layout.remotes
-    with storage_errors(f"cannot read {path}"):
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            return None
-        if not stat.S_ISREG(mode):
-            raise _damaged(layout, "it is not a regular file")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123  # a descriptor
-            data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise _damaged(layout, f"it has more than {MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _damaged(layout: VaultLayout, why: str) -> IntegrityError:
-    shown = "".join(character if character.isprintable() else "?" for character in why[:200])
-    return IntegrityError(
-        f"the list of remotes {layout.remotes} is damaged: {shown}. The vault itself does not need it: "
-        "move it away and add the remotes again",
-    )
+def _file(layout: VaultLayout) -> KeptFile[_StoredFile]:
+    advice = "The vault itself does not need it: move it away and add the remotes again"
+    return KeptFile(layout.remotes, _StoredFile, MAX_FILE_BYTES, title="the list of remotes", advice=advice)

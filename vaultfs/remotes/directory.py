@@ -5,7 +5,7 @@
 - Nothing is stored any more when another directory has come in its place, as when a disk is unplugged meanwhile.
 - An object appears with one rename or link of a temporary file beside it, after its bytes are on the disk; the names of
   directories that were made for it are synced before, its own name after.
-- Every part of a path below the directory is opened from the one above, and symlinks are never followed, so nothing
+- Every part of a path below the directory is opened from the one above (`vaultfs.storage.anchored_paths`), so nothing
   that somebody lays there leads out.  What is not a regular file is not an object.
 - A crash leaves a temporary file.  Its name is not a key; it is removed by the next run that stores something beside
   it, once it is a day old.
@@ -18,7 +18,6 @@ import fcntl
 import os
 import re
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,16 +36,21 @@ from vaultfs.errors import (
 from vaultfs.remotes.bodies import PIECE_BYTES, exact, opened, require_range, source_pieces, wanted_bytes
 from vaultfs.remotes.keys import is_key, is_listed, require_key, require_prefix
 from vaultfs.remotes.store import ObjectInfo, Source
+from vaultfs.storage.anchored_paths import (
+    directory_below,
+    made_directory,
+    open_regular,
+    size_bytes,
+    status_of,
+    sync_names,
+)
 from vaultfs.storage.durable import write_all
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY: Final = re.compile(r"\.vaultfs-[0-9a-f]{32}\.tmp")
 _OLD_S: Final = 24 * 3600.0
 
-_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
-"""What opening says where no regular file is; ENXIO for a socket."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _UNREACHABLE: Final = frozenset(
@@ -77,7 +81,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self.name = root.as_uri()
         self._root = root
-        self._synced: set[str] = set()
+        self._synced: set[tuple[str, ...]] = set()
         """Directories whose names are known to be durable."""
         self._first_seen: tuple[int, int] | None = None
         """The root, by its file system and number, at the first request."""
@@ -88,7 +92,7 @@ class DirectoryStore:
         *parents, name = require_key(key).split("/")
         what = f"store {key}"
         with self._errors(what), self._made_directory(parents) as directory:
-            if if_absent and _is_taken(directory, name):
+            if if_absent and status_of(directory, name) is not None:
                 raise ObjectExistsError(f"{self.name} has {key} already")
             temporary = f".vaultfs-{secrets.token_hex(16)}.tmp"
             with opened(key, source) as reader:
@@ -108,7 +112,7 @@ class DirectoryStore:
                     with suppress(OSError):  # the first error is the one to report
                         os.unlink(temporary, dir_fd=directory)
                     raise
-            _sync(directory)
+            sync_names(directory)
 
     def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read an object, as `Store.get`."""
@@ -119,7 +123,7 @@ class DirectoryStore:
             descriptor = -1
             with self._directory(parents) as directory:
                 if directory is not None:
-                    descriptor = _open_regular(directory, name)
+                    descriptor = open_regular(directory, name)
             if descriptor < 0:
                 raise ObjectMissingError(f"{self.name} has no {key}")
             try:
@@ -132,13 +136,7 @@ class DirectoryStore:
         """The length of an object, as `Store.size_bytes`."""
         *parents, name = require_key(key).split("/")
         with self._errors(f"look for {key}"), self._directory(parents) as directory:
-            if directory is None:
-                return None
-            try:
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
-            return found.st_size if stat.S_ISREG(found.st_mode) else None
+            return None if directory is None else size_bytes(directory, name)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose keys begin so, as `Store.list`; what comes or goes meanwhile may be in it or not."""
@@ -164,10 +162,10 @@ class DirectoryStore:
         """Remove an object, as `Store.delete`; the directories above it stay."""
         *parents, name = require_key(key).split("/")
         with self._errors(f"remove {key}"), self._directory(parents) as directory:
-            if directory is not None and _is_regular(directory, name):
+            if directory is not None and size_bytes(directory, name) is not None:
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
-                _sync(directory)
+                sync_names(directory)
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -195,64 +193,18 @@ class DirectoryStore:
     @contextmanager
     def _directory(self, parts: Sequence[str]) -> Iterator[int | None]:
         """A directory below the root, open; None if it is not there, or something else is."""
-        with self._root_directory() as root:
-            descriptor = root
-            try:
-                for part in parts:
-                    try:
-                        below = os.open(part, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-                    except OSError as error:
-                        if error.errno not in _NOT_THERE:
-                            raise
-                        yield None
-                        return
-                    if descriptor != root:
-                        os.close(descriptor)
-                    descriptor = below
-                yield descriptor
-            finally:
-                if descriptor != root:
-                    os.close(descriptor)
+        with self._root_directory() as root, directory_below(root, parts) as found:
+            yield found
 
     @contextmanager
     def _made_directory(self, parts: Sequence[str]) -> Iterator[int]:
-        """A directory below the root, open, durable, and made if it is not there.
-
-        Names that another run made are synced once too: it may have died before it did that.
-        """
+        """A directory below the root, open, durable, and made if it is not there."""
         with self._root_directory(is_written=True) as root:
-            descriptor = root
-            path = ""
-            if path not in self._synced:
+            if () not in self._synced:
                 _remove_old_temporaries(root)
-                with self._lock:
-                    self._synced.add(path)
-            try:
-                for part in parts:
-                    path += f"{part}/"
-                    is_new = False
-                    try:
-                        os.mkdir(part, 0o700, dir_fd=descriptor)
-                        is_new = True
-                    except FileExistsError:
-                        pass
-                    below = os.open(part, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-                    try:
-                        if is_new or path not in self._synced:
-                            _sync(descriptor)
-                            _remove_old_temporaries(below)
-                            with self._lock:
-                                self._synced.add(path)
-                    except BaseException:
-                        os.close(below)
-                        raise
-                    if descriptor != root:
-                        os.close(descriptor)
-                    descriptor = below
-                yield descriptor
-            finally:
-                if descriptor != root:
-                    os.close(descriptor)
+                self._synced.add(())
+            with made_directory(root, parts, self._synced, _remove_old_temporaries) as found:
+                yield found
 
     def _create(self, directory: int, temporary: str, name: str, key: str) -> None:
         """Give a temporary file its name, unless that is taken.
@@ -269,7 +221,7 @@ class DirectoryStore:
                 raise
             # FAT and some shares have no links.  There a lock keeps the others of this machine out meanwhile.
             fcntl.flock(directory, fcntl.LOCK_EX)  # ends with the descriptor
-            if _is_taken(directory, name):
+            if status_of(directory, name) is not None:
                 raise ObjectExistsError(f"{self.name} has {key} already") from error
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         else:
@@ -291,51 +243,11 @@ class DirectoryStore:
             raise RemoteError(message) from error
 
 
-def _is_taken(directory: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _is_regular(directory: int, name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _open_regular(directory: int, name: str) -> int:
-    """Open a file for reading; -1 if there is none, or something else is."""
-    if not _is_regular(directory, name):  # opening a FIFO or a device may do things
-        return -1
-    try:
-        descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-        return -1
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return -1
-    return descriptor
-
-
 def _read(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
     end = offset + length
     while offset < end and (piece := os.pread(descriptor, min(PIECE_BYTES, end - offset), offset)):
         yield piece
         offset += len(piece)
-
-
-def _sync(directory: int) -> None:
-    """Make the names in a directory durable, as far as its file system can."""
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # what file systems say that cannot sync directories
-            raise
 
 
 def _remove_old_temporaries(directory: int) -> None:

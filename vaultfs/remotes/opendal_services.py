@@ -163,11 +163,6 @@ def _logged_in_store(service: _Service, location: Location, settings: Mapping[st
     )
 
 
-def memory_store() -> Store:
-    """OpenDAL's own store in memory, for tests."""
-    return OpenDalStore("memory:", lambda: {"scheme": "memory"})
-
-
 def _fixed_settings(service: _Service, location: Location, options: Mapping[str, str]) -> dict[str, str]:
     """What is known before any secret is asked for.
 

@@ -1,4 +1,4 @@
-"""Tries again what failed because the remote could not be reached: no other error is retried.
+"""Tries again what failed because the remote could not be reached: no other error is retried, nor that nobody answers.
 
 Before each new try it waits, a time drawn at random below a bound that doubles: many clients that lost one server
 together must not come back together.  Tries are bounded, and so is the time from the first failure on; both begin anew
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from vaultfs.errors import ObjectExistsError, ObjectMissingError, RemoteUnreachableError
+from vaultfs.errors import NobodyAnswersError, ObjectExistsError, ObjectMissingError, RemoteUnreachableError
 from vaultfs.remotes.bodies import PIECE_BYTES, read_all
 from vaultfs.remotes.store import ObjectInfo, Source, Store
 
@@ -202,6 +202,8 @@ class _Patience:
         Raises:
             RemoteUnreachableError: the given one, if there is to be none.
         """
+        if isinstance(error, NobodyAnswersError):
+            raise error
         self.failures += 1
         policy = self._policy
         now_s = self._clock()

@@ -20,7 +20,6 @@ import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
 LARGEST_KEY_BYTES: Final = 512
@@ -78,32 +77,6 @@ class BytesSource:
     def open(self) -> AbstractContextManager[BinaryIO]:
         """Open them for reading, from the start."""
         return io.BytesIO(self._data)
-
-
-class FileSource:
-    """A source in a file that does not change meanwhile.
-
-    Args:
-        path: the file.
-        size_bytes: its length.
-    """
-
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        self._path = path
-        self._size_bytes = size_bytes
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes there are."""
-        return self._size_bytes
-
-    def open(self) -> AbstractContextManager[BinaryIO]:
-        """Open the file.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        return self._path.open("rb")
 
 
 class Store(Protocol):

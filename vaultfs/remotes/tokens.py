@@ -7,14 +7,11 @@ a time changes a login: it holds ``$XDG_STATE_HOME/vaultfs/logins/SERVICE.ACCOUN
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -23,6 +20,7 @@ from platformdirs import user_config_path, user_state_path
 from vaultfs.errors import IntegrityError, RemoteUnreachableError, UsageError
 from vaultfs.remotes.tokens_seal import Seal
 from vaultfs.storage.durable import atomic_replace, fsync_directory, storage_errors
+from vaultfs.storage.private_files import exclusive_lock, make_private_directory
 
 DEFAULT_ACCOUNT: Final = "default"
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -30,7 +28,6 @@ _MAGIC: Final = b"vaultfs login 1\n"
 _LARGEST_BYTES: Final = 1 << 18
 _LOCK_PATIENCE_S: Final = 120.0
 """Whoever has the lock waits for a server meanwhile, with a time limit."""
-_LOCK_PAUSE_S: Final = 0.05
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,19 +88,9 @@ class LoginFile:
             RemoteUnreachableError: somebody else takes too long.
             StorageError: there can be no lock.
         """
-        with storage_errors(f"cannot lock {self._lock_path}"):
-            _make_directory(self._lock_path.parent)
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            deadline_s = time.monotonic() + _LOCK_PATIENCE_S
-            while not _try_lock(descriptor):
-                if time.monotonic() > deadline_s:
-                    message = f"another process has been changing the login {self.path.name} for too long; try again"
-                    raise RemoteUnreachableError(message)
-                time.sleep(_LOCK_PAUSE_S)
+        message = f"another process has been changing the login {self.path.name} for too long; try again"
+        with exclusive_lock(self._lock_path, _LOCK_PATIENCE_S, RemoteUnreachableError(message)):
             yield
-        finally:
-            os.close(descriptor)
 
     def load(self) -> Login | None:
         """What is known; None if nobody has logged in.
@@ -132,8 +119,7 @@ class LoginFile:
         Raises:
             NoSpaceError, ReadOnlyError, StorageError: the old file is still there.
         """
-        with storage_errors(f"cannot create {self.path.parent}"):
-            _make_directory(self.path.parent)
+        make_private_directory(self.path.parent)
         atomic_replace(self.path, _MAGIC + self._seal().seal(self._purpose, msgspec.json.encode(login)))
 
     def remove(self) -> None:
@@ -155,17 +141,3 @@ class LoginFile:
                 return None
             with open(descriptor, "rb") as file:  # noqa: PTH123  # a descriptor
                 return file.read(_LARGEST_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-
-
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fsync_directory(path.parent)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

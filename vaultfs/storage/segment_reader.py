@@ -1,26 +1,21 @@
-"""Reading segments, a bounded set of open ones, and giving the room of dead chunks back to the disk."""
+"""Reading segments, and giving the room of dead chunks back to the disk."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Final, Self
 
-from vaultfs.errors import IntegrityError, StorageError
+from vaultfs.errors import IntegrityError
 from vaultfs.ids import SegmentName
 from vaultfs.storage.durable import storage_error, storage_errors
-from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_file import hash_descriptor, open_for_change, open_segment, read_up_to
 
 _BLOCK_BYTES: Final = 4096
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE of <linux/falloc.h>
 _CANNOT_PUNCH: Final = {errno.EOPNOTSUPP, errno.ENOSYS}
-_NO_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE}
-
 
 _LIBC_FSTATFS: Final = ctypes.CDLL(None, use_errno=True).fstatfs
 _MEMORY_MAGICS: Final = {0x01021994, 0x858458F6}  # TMPFS_MAGIC, RAMFS_MAGIC of <linux/magic.h>
@@ -135,68 +130,6 @@ class SegmentReader:
 
     def __del__(self) -> None:
         self.close()
-
-
-class ReaderPool:
-    """Open segments, the most recently used of them, by token.  Threads may share it.
-
-    A segment keeps its token, and its file, when it is sealed; so a reader stays good across that.
-
-    Args:
-        layout: the vault.
-        limit: how many to keep open.
-    """
-
-    def __init__(self, layout: VaultLayout, limit: int = 128) -> None:
-        self._layout: Final = layout
-        self._limit: Final = limit
-        self._readers: Final[OrderedDict[str, SegmentReader]] = OrderedDict()
-        self._lock: Final = threading.Lock()
-
-    def get(self, name: SegmentName | None, token: str) -> SegmentReader:
-        """A reader of a segment; it stays good for as long as the caller keeps it.
-
-        Args:
-            name: the sealed segment's; None while it is open.
-            token: the segment's, open or sealed.
-
-        Raises:
-            IntegrityError: the file is missing, or something else is in its place.
-            StorageError: the system refused.
-        """
-        with self._lock:
-            reader = self._readers.get(token)
-            if reader is not None:
-                self._readers.move_to_end(token)
-                return reader
-        path = self._layout.open_path(token) if name is None else self._layout.sealed_path(name)
-        opened = self._open(path, segment=name or token)
-        with self._lock:
-            reader = self._readers.setdefault(token, opened)
-            self._readers.move_to_end(token)
-            if len(self._readers) > self._limit:
-                self._readers.popitem(last=False)
-        return reader
-
-    def _open(self, path: Path, *, segment: str) -> SegmentReader:
-        """Open a segment, if necessary at the expense of all others."""
-        try:
-            return SegmentReader.open(path, segment=segment)
-        except StorageError as error:
-            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_DESCRIPTORS):
-                raise
-        self.close()
-        return SegmentReader.open(path, segment=segment)
-
-    def forget(self, token: str) -> None:
-        """Drop the reader of a segment that was deleted or replaced."""
-        with self._lock:
-            self._readers.pop(token, None)
-
-    def close(self) -> None:
-        """Drop all readers.  The pool can be used again."""
-        with self._lock:
-            self._readers.clear()
 
 
 def hash_file(path: Path) -> SegmentName:

@@ -225,15 +225,6 @@ class SegmentWriter:
             with storage_errors(f"cannot close the segment {self._path}"):
                 os.close(descriptor)
 
-    def abandon(self) -> None:
-        """Close and delete a segment that nothing refers to.
-
-        Raises:
-            StorageError: the disk failed.
-        """
-        self.close()
-        self.discard_open_name()
-
     def _require_usable(self) -> None:
         if self._sealed_as is not None:
             raise StorageError(f"the segment {self.token} is sealed already; write to another one")

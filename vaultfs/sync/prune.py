@@ -19,10 +19,10 @@ them; see `RemoteRun.spare`.  This machine's own syncs wait for the ledger's loc
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import tzinfo
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from vaultfs.errors import IntegrityError, UsageError, VaultError
 from vaultfs.ids import SegmentName, VaultId
@@ -50,6 +50,12 @@ from vaultfs.sync.workers import Crew, ProgressFunction, StoppedError, SyncProgr
 
 __all__ = ["KeptSnapshot", "PruneReport", "StoppedError", "SyncProgress", "WaitingRecord", "prune"]
 
+DeleteAll = Callable[[Sequence[str]], None]
+"""Deletes the objects with these keys; if it raises, some may be gone."""
+_What = TypeVar("_What")
+
+_TOGETHER: Final = 256
+"""So many objects are deleted at once, where that can be: as many as one order to peers may name."""
 GRACE_NS: Final = 7 * 24 * 3600 * 10**9
 """Long enough for a weekend in which somebody finds out that the rules were wrong, and for the longest upload."""
 
@@ -67,6 +73,7 @@ def prune(
     dry_run: bool = False,
     zone: tzinfo | None = None,
     connections: int = 4,
+    delete_all: DeleteAll | None = None,
     progress: ProgressFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> PruneReport:
@@ -84,6 +91,7 @@ def prune(
         dry_run: change nothing.
         zone: whose calendar the rules count by; the machine's if None.
         connections: so many requests at once.
+        delete_all: deletes many objects at once, where that costs less; None: they are deleted one by one.
         progress: called in this thread, with bytes of segments deleted.
         is_stopped: asked in this thread, ten times a second; may raise.
 
@@ -104,7 +112,7 @@ def prune(
     if vault_id is not None and header.vault_id != vault_id:
         raise UsageError(f"{store.name} holds another vault; nothing was changed")
     history = RemoteHistory(store, header.vault_id, crew, ledger.holdings, layout)
-    work = _Prune(store, ledger, history, crew, header.vault_id, layout, now_ns=now_ns, dry_run=dry_run)
+    work = _Prune(store, ledger, history, crew, header.vault_id, layout, delete_all, now_ns=now_ns, dry_run=dry_run)
     return work.run(policy, drop, grace_ns, zone)
 
 
@@ -117,11 +125,13 @@ class _Prune:
         crew: Crew,
         vault_id: VaultId,
         layout: VaultLayout | None,
+        delete_all: DeleteAll | None,
         *,
         now_ns: int,
         dry_run: bool,
     ) -> None:
         self._store: Final = store
+        self._delete_all: Final = delete_all
         self._ledger: Final = ledger
         self._history: Final = history
         self._crew: Final = crew
@@ -265,8 +275,8 @@ class _Prune:
             return
         goes, doomed = self._tell_doomed(ripe)
         self._crew.total_bytes += self._report.deleted_bytes
-        self._crew.work(partial(self._delete, head_key(head), 0) for head in goes)
-        self._crew.work(partial(self._delete, segment_key(name), size) for name, size in doomed.items())
+        self._delete({head_key(head): 0 for head in goes})
+        self._delete({segment_key(name): size for name, size in doomed.items()})
         for digest in ripe:
             self._store.delete(CONDEMNED_PREFIX + digest)
             del history.records[digest]
@@ -296,11 +306,27 @@ class _Prune:
         report.deleted_segments, report.deleted_bytes = len(doomed), sum(doomed.values())
         return goes, doomed
 
-    def _delete(self, key: str, size: int) -> None:
+    def _delete(self, sizes: Mapping[str, int]) -> None:
+        """Delete objects; the next step begins when all are gone.
+
+        Args:
+            sizes: their lengths in bytes, by key.
+        """
+        if self._delete_all is None:
+            self._crew.work(partial(self._delete_some, self._store.delete, key, {key: sizes[key]}) for key in sizes)
+            return
+        keys = list(sizes)
+        batches = [keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER)]
+        # One after the other: each goes to all peers at once, and who is asked to stop does so between two.
+        for batch in batches:
+            delete = partial(self._delete_some, self._delete_all, batch, {key: sizes[key] for key in batch})
+            self._crew.work([delete])
+
+    def _delete_some(self, delete: Callable[[_What], None], what: _What, sizes: Mapping[str, int]) -> None:
         self._crew.check()
         self._claim.require_valid()
-        self._store.delete(key)
-        self._crew.advance(size)
+        delete(what)
+        self._crew.advance(sum(sizes.values()))
 
     def _remove_old_notes(self) -> None:
         """Records that are damaged protect and delete nothing; branches that have ended."""

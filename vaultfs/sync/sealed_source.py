@@ -29,6 +29,9 @@ from vaultfs.storage.layout import VaultLayout
 from vaultfs.storage.segment_file import open_segment
 from vaultfs.sync.remote_layout import LARGEST_SEGMENT_BYTES
 
+_BUFFER_BYTES: Final = 256 << 10
+"""Who reads as much or more at once gets it without a copy in between."""
+
 
 class SegmentSource(Source, Protocol):
     """A segment to be stored elsewhere.
@@ -106,7 +109,7 @@ class _SealedSource:
         """Begin a pass; several may go on at once."""
         if self._size == 0:
             self.require_name(blake3.blake3().hexdigest())
-        return io.BufferedReader(_Pass(self), PIECE_BYTES)
+        return io.BufferedReader(_Pass(self), _BUFFER_BYTES)
 
     def read_into(self, piece: memoryview, offset: int) -> int:
         """Read what lies at an offset, at least a byte.

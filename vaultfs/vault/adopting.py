@@ -48,9 +48,11 @@ from vaultfs.vault.kept_snapshots import list_kept
 from vaultfs.vault.opening import load_header, open_unlocked
 from vaultfs.vault.restoring import make_database
 from vaultfs.vault.shipping import LABEL as SYNC_LABEL
+from vaultfs.vault.snapshot_deleting import delete_snapshot
 from vaultfs.vault.snapshot_image import open_with_keys
+from vaultfs.vault.snapshot_listing import list_snapshots
+from vaultfs.vault.snapshot_making import create_snapshot
 from vaultfs.vault.snapshot_manifest import SnapshotInfo, open_manifest
-from vaultfs.vault.snapshots import create_snapshot, delete_snapshot, list_snapshots
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -19,9 +19,11 @@ from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.inodes import Inode
 from vaultfs.vault.opening import open_filesystem
+from vaultfs.vault.snapshot_deleting import delete_snapshot
 from vaultfs.vault.snapshot_image import open_snapshot
+from vaultfs.vault.snapshot_listing import all_snapshots
+from vaultfs.vault.snapshot_making import create_snapshot
 from vaultfs.vault.snapshot_manifest import SnapshotInfo
-from vaultfs.vault.snapshots import all_snapshots, create_snapshot, delete_snapshot
 from vaultfs.vault.tree import RENAME_EXCHANGE
 from vaultfs.vault.vault_file import VaultFile
 

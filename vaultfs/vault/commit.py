@@ -30,6 +30,7 @@ from vaultfs.vault.inodes import InodeTable
 from vaultfs.vault.pipeline import SealingPipeline
 from vaultfs.vault.reclaim import Reclaimer
 from vaultfs.vault.tree import Tree
+from vaultfs.vault.writeback import Writeback
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class Committer:
         tree: has a counter to store.
         inodes: to flush.
         chunks: has a counter to store.
-        files: has dirty chunks.
+        files: have the intent log, and orphans.
+        writeback: has dirty chunks.
         pipeline: seals them.
         reclaimer: gives space back.
         layout: where the segments are.
@@ -65,6 +67,7 @@ class Committer:
         inodes: InodeTable,
         chunks: ChunkTable,
         files: Files,
+        writeback: Writeback,
         pipeline: SealingPipeline,
         reclaimer: Reclaimer,
         layout: VaultLayout,
@@ -76,6 +79,7 @@ class Committer:
         self._inodes = inodes
         self._chunks = chunks
         self._files = files
+        self._writeback = writeback
         self._pipeline = pipeline
         self._reclaimer = reclaimer
         self._layout = layout
@@ -94,7 +98,7 @@ class Committer:
     def is_clean(self) -> bool:
         """Whether a commit would change nothing."""
         return (
-            self._files.is_settled
+            self._writeback.is_settled
             and self._files.write_log.is_empty
             and not self._inodes.has_changes()
             and self._database.changes() == self._changes_seen
@@ -106,9 +110,9 @@ class Committer:
         Raises:
             NoSpaceError: the disk is full; nothing is lost while the vault stays open.
         """
-        self._files.stage()
+        self._writeback.stage()
         self._pipeline.flush()
-        self._files.collect()
+        self._writeback.collect()
 
     def wait_synced(self) -> None:
         """Step 2.  Any thread.
@@ -121,7 +125,7 @@ class Committer:
     @property
     def can_finish(self) -> bool:
         """Whether all data is in synced segments; otherwise `stage` and `wait_synced` once more."""
-        return self._pipeline.is_synced and self._files.is_settled
+        return self._pipeline.is_synced and self._writeback.is_settled
 
     def finish(self) -> None:
         """Step 3.
@@ -142,8 +146,8 @@ class Committer:
             NoSpaceError, StorageError: as `finish`.
         """
         write_log = self._files.write_log
-        self._files.collect()
-        if not write_log.is_usable or self._files.has_pending or not self._pipeline.is_synced:
+        self._writeback.collect()
+        if not write_log.is_usable or self._writeback.has_pending or not self._pipeline.is_synced:
             return False
         records = write_log.take()
         if records:
@@ -265,7 +269,7 @@ class Committer:
         """
         self.stage()
         self.wait_synced()
-        self._files.collect()
+        self._writeback.collect()
         if not self.can_finish:
             raise StorageError("the sealing thread did not finish what it was given")
         self.finish()

@@ -31,11 +31,11 @@ from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRow
 from vaultfs.metadata.compaction_rows import CompactionRows, Policy
 from vaultfs.metadata.rekeying import key_epoch
 from vaultfs.storage.durable import atomic_replace
-from vaultfs.vault.files import DEDUP_MIN_BYTES
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.reading import read_sealed
 from vaultfs.vault.sealing_jobs import NOBODY, SealJob
 from vaultfs.vault.segment_index import index_entries
+from vaultfs.vault.writeback import DEDUP_MIN_BYTES
 
 if TYPE_CHECKING:
     from vaultfs.vault.filesystem import FileSystem

@@ -1,10 +1,10 @@
-"""What is in regular files: dirty chunks in memory, chunks on their way to a segment, chunks in segments.
+"""What is in regular files: read, written, cut.
 
-A read looks in this order.  A write lands in dirty chunks; one that covers a chunk, or completes it, hands it to the
-sealing thread at once, and so does growth over the limit.  All-zero chunks become holes.
+A read looks into dirty chunks in memory, then into chunks on their way to a segment, then into segments.  A write lands
+in dirty chunks; one that covers a chunk, or completes it, hands it to the sealing thread at once, and so does growth
+over the limit (`vaultfs.vault.writeback`).
 
-Invariants: a chunk shorter than its range is followed by zeros; nothing but zeros is kept past a file's size; an index
-is in at most one of ``dirty`` and ``pending``; a row in ``extent`` counts only while the index is in neither.
+Invariants: a chunk shorter than its range is followed by zeros; nothing but zeros is kept past a file's size.
 """
 
 from __future__ import annotations
@@ -14,27 +14,20 @@ import logging
 from typing import Final, NamedTuple
 
 from vaultfs.crypto.aead import OVERHEAD_BYTES
-from vaultfs.crypto.keys import fingerprint
-from vaultfs.errors import FileSystemError, IntegrityError, NoSpaceError, VaultError
+from vaultfs.errors import FileSystemError, IntegrityError, VaultError
 from vaultfs.ids import ChunkId, InodeId
 from vaultfs.metadata.chunk_rows import ChunkPlace, ChunkRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.inodes import Inode, InodeTable
 from vaultfs.vault.open_chunks import OpenChunks
-from vaultfs.vault.pipeline import SealingPipeline
 from vaultfs.vault.reading import ChunkDamageError, ReadPlan, Scratch, Wanted
-from vaultfs.vault.sealing_jobs import ChunkMoved, SealJob, SegmentSealed
 from vaultfs.vault.segments import ReadableSegment, SegmentAccess
 from vaultfs.vault.write_log import WriteLog
+from vaultfs.vault.writeback import Writeback
 
 log = logging.getLogger(__name__)
 
-DIRTY_LIMIT_BYTES: Final = 24 << 20
-DIRTY_LIMIT_CHUNKS: Final = 8192
-"""So many tiny ones take 8 MiB with what belongs to them."""
-DEDUP_MIN_BYTES: Final = 32 << 10
-"""Smaller chunks are not worth an index entry (about 50 bytes) and a look into it."""
 MAX_FILE_BYTES: Final = (1 << 63) - 1
 """What the kernel allows; with less, a write past the limit would succeed in its cache and fail at fsync."""
 SWEEP_EXTENTS: Final = 512
@@ -61,9 +54,8 @@ class Files:
         inodes: all inodes.
         chunks: the life of chunks.
         segments: for reading.
-        pipeline: for writing.
+        writeback: takes what is written.
         chunk_size: bytes of plaintext in a full chunk.
-        fingerprint_key: of the current epoch.
     """
 
     def __init__(
@@ -72,32 +64,25 @@ class Files:
         inodes: InodeTable,
         chunks: ChunkTable,
         segments: SegmentAccess,
-        pipeline: SealingPipeline,
+        writeback: Writeback,
         *,
         chunk_size: int,
-        fingerprint_key: bytes,
     ) -> None:
         self._rows = rows
         self._inodes = inodes
         self._chunks = chunks
         self._segments = segments
-        self._pipeline = pipeline
+        self._writeback = writeback
         self._chunk_size = chunk_size
-        self._fingerprint_key = fingerprint_key
         self._zeros = bytes(chunk_size)
         self._open_chunks = OpenChunks()
         self._scratch = Scratch()
-        self._dirty_bytes = 0
-        self._dirty_order: dict[tuple[InodeId, int], Inode] = {}
-        self._pending_count = 0
         self.write_log = WriteLog()
         self.ended: dict[InodeId, Inode] = {}
         """Inodes without name and handle whose extents are still to be released (`sweep`)."""
         self.nameless: dict[InodeId, Inode] = {}
         """Inodes without name that are open."""
         self._stored_orphans: set[InodeId] = set()
-        self.stays_in_memory = False
-        """Nothing is sealed: what the intent log adds to a vault that is open read-only."""
 
     # --- reading
 
@@ -221,8 +206,8 @@ class Files:
             index in inode.dirty or index in inode.pending or self._rows.extent(inode.id, index) != rewrite.place.chunk
         ):
             return
-        self._bound_dirty()
-        self._add_dirty(inode, index, rewrite.plan.result)
+        self._writeback.bound()
+        self._writeback.add_dirty(inode, index, rewrite.plan.result)
 
     def copy_out(self, inode: Inode, index: int, chunk: ChunkId) -> int:
         """Have a chunk of a file sealed anew, as if it had been written again; the old one stays for who else needs it.
@@ -243,7 +228,7 @@ class Files:
             return 0
         data = self._stored(inode, index)
         self._rows.forget_fingerprint(chunk)  # or deduplication would find the old one
-        self._seal(inode, index, data)
+        self._writeback.seal(inode, index, data)
         return len(data)
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
@@ -266,6 +251,7 @@ class Files:
             buffer[start : start + len(data)] = data
             self._wrote(inode, offset, data)
             return
+        writeback = self._writeback
         view = memoryview(data)
         position = offset
         while position < end:
@@ -274,8 +260,8 @@ class Files:
             piece = view[position - offset : position - offset + stop - start]
             try:
                 if stop - start == chunk_size:
-                    self._forget_dirty(inode, index)
-                    self._seal(inode, index, piece)
+                    writeback.forget_dirty(inode, index)
+                    writeback.seal(inode, index, piece)
                 else:
                     self._write_part(inode, index, start, piece)
             except VaultError:
@@ -286,12 +272,7 @@ class Files:
                 raise
             position += stop - start
         self._wrote(inode, offset, data)
-        self._bound_dirty()
-
-    def _bound_dirty(self) -> None:
-        """Hand the oldest dirty chunks over if there are too many."""
-        if self._dirty_bytes > DIRTY_LIMIT_BYTES or len(self._dirty_order) > DIRTY_LIMIT_CHUNKS:
-            self.stage(DIRTY_LIMIT_BYTES // 2, DIRTY_LIMIT_CHUNKS // 2)
+        writeback.bound()
 
     def _wrote(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         if data:
@@ -306,11 +287,12 @@ class Files:
         if start > before:
             buffer.extend(self._zeros[: start - before])
         buffer[start:stop] = piece
-        self._dirty_bytes += len(buffer) - before
+        writeback = self._writeback
+        writeback.dirty_bytes += len(buffer) - before
         if stop == self._chunk_size and before < stop:
             # Appended to the full: it will hardly be written again soon.
-            self._forget_dirty(inode, index)
-            self._seal(inode, index, buffer)
+            writeback.forget_dirty(inode, index)
+            writeback.seal(inode, index, buffer)
 
     def _make_dirty(self, inode: Inode, index: int) -> bytearray:
         """The chunk as a buffer that may be changed, holding what is there now, up to the file's size."""
@@ -320,17 +302,11 @@ class Files:
         job = inode.pending.get(index)
         if job is not None:
             buffer = bytearray(job.data)
-            self._forget_pending(inode, index)
+            self._writeback.forget_pending(inode, index)
         else:
             buffer = self._stored(inode, index)
-        self._add_dirty(inode, index, buffer)
+        self._writeback.add_dirty(inode, index, buffer)
         return buffer
-
-    def _add_dirty(self, inode: Inode, index: int, buffer: bytearray) -> None:
-        """Take a buffer as what is in a chunk now, the newest of the dirty ones."""
-        inode.own_dirty()[index] = buffer
-        self._dirty_bytes += len(buffer)
-        self._dirty_order[inode.id, index] = inode
 
     def _stored(self, inode: Inode, index: int) -> bytearray:
         """A chunk's bytes as they lie in a segment, in a buffer of their own; empty for a hole."""
@@ -345,155 +321,6 @@ class Files:
                 plan.fill()
             return plan.result
         return bytearray()
-
-    def _forget_dirty(self, inode: Inode, index: int) -> None:
-        buffer = inode.dirty.pop(index, None)
-        if buffer is not None:
-            self._dirty_bytes -= len(buffer)
-            del self._dirty_order[inode.id, index]
-
-    def _forget_pending(self, inode: Inode, index: int) -> None:
-        """Let a job come to nothing: its bytes will be reclaimed when it reports."""
-        if inode.pending.pop(index, None) is not None:
-            self._pending_count -= 1
-
-    # --- sealing
-
-    def _seal(self, inode: Inode, index: int, data: bytes | bytearray | memoryview) -> None:
-        """Hand a chunk over; ``data`` must not change any more."""
-        self._forget_pending(inode, index)
-        length = len(data)
-        if not length or (data[0] == 0 and data == self._zeros[:length]):
-            self._drop_extent(inode, index)
-            return
-        if self.stays_in_memory:
-            self._add_dirty(inode, index, bytearray(data))
-            return
-        known: bytes | None = None
-        if length >= DEDUP_MIN_BYTES:
-            known = fingerprint(self._fingerprint_key, data)
-            twin = self._rows.by_fingerprint(known[:16], length)
-            if twin is not None:
-                self._chunks.retain(twin)
-                self._point(inode, index, twin)
-                return
-        job = SealJob(self._chunks.new_id(), data, known, inode=inode, index=index)
-        inode.own_pending()[index] = job
-        self._pending_count += 1
-        try:
-            self._pipeline.submit(job)
-        except BaseException:
-            self._take_back(job)
-            raise
-        self.collect()
-
-    def _drop_extent(self, inode: Inode, index: int) -> None:
-        """Make an extent a hole."""
-        if inode.chunks:
-            chunk = self._rows.take_extent(inode.id, index)
-            if chunk is not None:
-                inode.chunks -= 1
-                self._chunks.release([chunk])
-                self._inodes.changed(inode)
-
-    def _point(self, inode: Inode, index: int, chunk: ChunkId) -> None:
-        """Point an extent at a chunk that has a row."""
-        old = self._rows.extent(inode.id, index) if inode.chunks else None
-        self._rows.put_extent(inode.id, index, chunk)
-        self._inodes.changed(inode)
-        if old is None:
-            inode.chunks += 1
-        else:
-            self._chunks.release([old])
-
-    def stage(self, keep_bytes: int = 0, keep_chunks: int = 0) -> None:
-        """Hand dirty chunks over, the oldest first, until at most ``keep_bytes`` in ``keep_chunks`` are left."""
-        order = self._dirty_order
-        if self.stays_in_memory:
-            return
-        while order and (self._dirty_bytes > keep_bytes or len(order) > keep_chunks):
-            number, index = next(iter(order))
-            inode = order[number, index]
-            buffer = inode.dirty[index]
-            self._forget_dirty(inode, index)
-            self._seal(inode, index, buffer)
-
-    def collect(self) -> None:
-        """Write rows for what the thread has done.
-
-        Raises:
-            NoSpaceError: the disk was full; the data is dirty again, and the next commit tries once more.
-        """
-        full: NoSpaceError | None = None
-        landed: list[SealJob] = []
-        for event in self._pipeline.collect():
-            if isinstance(event, SealJob):
-                inode = event.inode
-                if inode is None and event.chunk in self._chunks.moves:
-                    self._land(landed)
-                    self._chunks.took_move(event)
-                elif event.error is not None:
-                    full = event.error
-                    self._take_back(event)
-                elif inode is None and self._chunks.took_piece(event):
-                    continue
-                elif inode is None or inode.pending.get(event.index) is not event:
-                    self._chunks.garbage(event)
-                else:
-                    landed.append(event)
-            elif isinstance(event, SegmentSealed):
-                self._chunks.sealed(event)
-            elif isinstance(event, ChunkMoved):
-                self._land(landed)
-                self._chunks.moved(event)
-                self._segments.forget(self._chunks.segment_id(event.old))
-        self._land(landed)
-        if full is not None:
-            raise full
-
-    def _land(self, jobs: list[SealJob]) -> None:
-        """Give chunks that were appended their rows, all at once, point the extents at them, and empty the list."""
-        if not jobs:
-            return
-        self._chunks.add([self._chunks.row_for(job, is_shared=job.length >= DEDUP_MIN_BYTES) for job in jobs])
-        replaced: list[ChunkId] = []
-        for job in jobs:
-            inode = job.inode
-            assert inode is not None
-            del inode.pending[job.index]
-            self._pending_count -= 1
-            old = self._rows.extent(inode.id, job.index) if inode.chunks else None
-            if old is None:
-                inode.chunks += 1
-            else:
-                replaced.append(old)
-            self._inodes.changed(inode)
-        self._rows.put_extents((job.owner, job.index, job.chunk) for job in jobs)
-        self._chunks.release(replaced)
-        jobs.clear()
-
-    def _take_back(self, job: SealJob) -> None:
-        """Make a chunk dirty again that did not fit on the disk."""
-        inode = job.inode
-        if inode is None or inode.pending.get(job.index) is not job:
-            return
-        self._forget_pending(inode, job.index)
-        self._add_dirty(inode, job.index, bytearray(job.data))
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether no data is in memory only, but for what the log holds."""
-        return not self._pending_count and not self._dirty_order
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether chunks are on their way to a segment."""
-        return self._pending_count > 0
-
-    @property
-    def dirty_bytes(self) -> int:
-        """Bytes in dirty chunks."""
-        return self._dirty_bytes
 
     # --- size, and the end of files
 
@@ -519,9 +346,9 @@ class Files:
         if keep:
             self._shorten(inode, index, keep)
         for gone in [each for each in inode.dirty if each >= first_gone]:
-            self._forget_dirty(inode, gone)
+            self._writeback.forget_dirty(inode, gone)
         for gone in [each for each in inode.pending if each >= first_gone]:
-            self._forget_pending(inode, gone)
+            self._writeback.forget_pending(inode, gone)
         while inode.chunks:
             taken = self._rows.take_extents(inode.id, first_gone, SWEEP_EXTENTS)
             inode.chunks -= len(taken)
@@ -539,16 +366,16 @@ class Files:
             length = len(data)
         if length > keep:
             buffer = self._make_dirty(inode, index)
-            self._dirty_bytes -= len(buffer) - keep
+            self._writeback.dirty_bytes -= len(buffer) - keep
             del buffer[keep:]
 
     def end(self, inode: Inode) -> None:
         """Give up an inode that has neither name nor handle; large files are swept later."""
         self.nameless.pop(inode.id, None)
         for index in list(inode.dirty):
-            self._forget_dirty(inode, index)
+            self._writeback.forget_dirty(inode, index)
         for index in list(inode.pending):
-            self._forget_pending(inode, index)
+            self._writeback.forget_pending(inode, index)
         if inode.chunks:
             self.ended[inode.id] = inode
         else:

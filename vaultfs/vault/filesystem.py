@@ -23,7 +23,7 @@ from vaultfs.metadata.snapshot_rows import SnapshotRows
 from vaultfs.metadata.tree_rows import TreeRows
 from vaultfs.storage.durable import fsync_directory
 from vaultfs.storage.kept_manifests import kept_files
-from vaultfs.vault import recovery, snapshots
+from vaultfs.vault import recovery, snapshot_recovery
 from vaultfs.vault.attributes import ExtendedAttributes
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.commit import Committer
@@ -36,6 +36,7 @@ from vaultfs.vault.reclaim import Reclaimer
 from vaultfs.vault.segments import SegmentAccess
 from vaultfs.vault.space import FreeSpace
 from vaultfs.vault.tree import Tree
+from vaultfs.vault.writeback import Writeback
 
 if TYPE_CHECKING:
     from vaultfs.crypto.keys import Keyring
@@ -99,7 +100,7 @@ class FileSystem:
             next_chunk=database.setting("next_chunk"),
             snapshot_seq=database.setting("snapshot_seq"),
         )
-        self.files = Files(
+        self.writeback = Writeback(
             self.chunk_rows,
             self.inodes,
             self.chunks,
@@ -107,6 +108,9 @@ class FileSystem:
             self.pipeline,
             chunk_size=self.chunk_size,
             fingerprint_key=keyring.current.fingerprint,
+        )
+        self.files = Files(
+            self.chunk_rows, self.inodes, self.chunks, self.segments, self.writeback, chunk_size=self.chunk_size
         )
         self.kept = KeptSnapshots(layout)
         self.reclaimer = Reclaimer(self.chunk_rows, layout, self.segments, self.kept)
@@ -118,6 +122,7 @@ class FileSystem:
             self.inodes,
             self.chunks,
             self.files,
+            self.writeback,
             self.pipeline,
             self.reclaimer,
             layout,
@@ -126,19 +131,19 @@ class FileSystem:
         self._recover()
 
     def _recover(self) -> None:
-        snapshots.check_newest(self)
+        snapshot_recovery.check_newest(self)
         if self.is_read_only:
-            self.files.stays_in_memory = True
+            self.writeback.stays_in_memory = True
             recovery.apply_intents(self.chunk_rows, self.inodes, self.files)
             return
-        snapshots.finish_interrupted(self)
+        snapshot_recovery.finish_interrupted(self)
         recovery.end_orphans(self.tree_rows, self.inodes, self.files)
         self.committer.leftover_tokens = recovery.seal_leftovers(self.chunk_rows, self.layout)
         if recovery.apply_intents(self.chunk_rows, self.inodes, self.files):
             self.files.write_log.has_stored = True
         # The new generation becomes durable here at the latest.
         self.committer.commit()
-        snapshots.clean_up(self)
+        snapshot_recovery.clean_up(self)
         settle_kept(self)
 
     # --- guards
@@ -182,7 +187,7 @@ class FileSystem:
         Raises:
             NoSpaceError: the disk is nearly full.
         """
-        self.space.check(size + self.files.dirty_bytes)
+        self.space.check(size + self.writeback.dirty_bytes)
 
     # --- names
 
@@ -382,7 +387,7 @@ class FileSystem:
             "plaintext_bytes": size,
             "segments": len(segments),
             "live_bytes": sum(row.live for row in segments),
-            "dirty_bytes": self.files.dirty_bytes,
+            "dirty_bytes": self.writeback.dirty_bytes,
             "is_durable": self.committer.is_clean,
             "key_epoch": self.keyring.epoch,
             "old_key_bytes": sum(row.live for row in segments if row.epoch < self.keyring.epoch),

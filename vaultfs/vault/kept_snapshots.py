@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vaultfs.crypto.keys import Keyring
     from vaultfs.storage.layout import VaultLayout
     from vaultfs.vault.filesystem import FileSystem
-    from vaultfs.vault.snapshots import Steps
+    from vaultfs.vault.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _kept_epochs(layout: VaultLayout, keyring: Keyring) -> frozenset[int]:
 
 
 def dropping(fs: FileSystem, seq: SnapshotSeq, snapshot_id: str) -> Steps[SnapshotInfo]:
-    """Delete a kept snapshot, in steps as of `vaultfs.vault.snapshots`.
+    """Delete a kept snapshot, in steps as of `vaultfs.vault.steps`.
 
     Args:
         fs: the vault.

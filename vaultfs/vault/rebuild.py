@@ -44,12 +44,12 @@ from vaultfs.vault.fsck_report import Finding, FsckReport
 from vaultfs.vault.fsck_segments import add_found_segment, move_aside
 from vaultfs.vault.fsck_tree import settle_tree
 from vaultfs.vault.inspection import Inspection
+from vaultfs.vault.metadata_image import open_image
 from vaultfs.vault.opening import DEFAULT_CHUNK_BYTES, LARGEST_CHUNK_BYTES, SMALLEST_CHUNK_BYTES, open_database
 from vaultfs.vault.segment_index import chunk_opens, open_by_header, read_index
 from vaultfs.vault.segments import ReadableSegment
 from vaultfs.vault.snapshot_image import image_pieces
 from vaultfs.vault.snapshot_manifest import SnapshotContent, SnapshotHold, manifest_files, open_manifest
-from vaultfs.vault.snapshots import open_image
 from vaultfs.vault.tree import FIRST_COOKIE
 
 _NEW_NAME: Final = ".metadata.db.rebuilt"

@@ -34,9 +34,9 @@ from vaultfs.storage.snapshot_history import add_to_history
 from vaultfs.vault.chunk_table import ChunkTable
 from vaultfs.vault.head import Head
 from vaultfs.vault.opening import load_header, open_database, open_unlocked
+from vaultfs.vault.snapshot_deleting import SWEEP_CHUNKS
 from vaultfs.vault.snapshot_image import image_pieces
 from vaultfs.vault.snapshot_manifest import SnapshotContent, SnapshotHold, open_manifest
-from vaultfs.vault.snapshots import SWEEP_CHUNKS
 
 _NEW_NAME: Final = ".metadata.db.restored"
 

@@ -23,13 +23,16 @@ from vaultfs.storage.durable import storage_errors
 from vaultfs.storage.manifest_format import Manifest
 from vaultfs.vault.compaction import NOTHING_MORE, POLICY, compact
 from vaultfs.vault.reading import ChunkDamageError
-from vaultfs.vault.snapshots import Step, creating, deleting, list_snapshots, run
+from vaultfs.vault.snapshot_deleting import deleting
+from vaultfs.vault.snapshot_listing import list_snapshots
+from vaultfs.vault.snapshot_making import creating
+from vaultfs.vault.steps import Step, run
 from vaultfs.vault.worn_segments import finding_worn
 
 if TYPE_CHECKING:
     from vaultfs.vault.filesystem import FileSystem
     from vaultfs.vault.snapshot_manifest import SnapshotInfo
-    from vaultfs.vault.snapshots import Steps
+    from vaultfs.vault.steps import Steps
 
 log = logging.getLogger(__name__)
 

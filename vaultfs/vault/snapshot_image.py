@@ -31,6 +31,7 @@ from vaultfs.storage.segment_source import SegmentSource
 from vaultfs.vault.filesystem import FileSystem
 from vaultfs.vault.head import Head
 from vaultfs.vault.kept_snapshots import open_any_manifest
+from vaultfs.vault.metadata_image import open_image
 from vaultfs.vault.opening import load_header
 from vaultfs.vault.segments import ChunkReader, ReaderElsewhere
 from vaultfs.vault.snapshot_manifest import (
@@ -41,7 +42,6 @@ from vaultfs.vault.snapshot_manifest import (
     choose,
     manifest_files,
 )
-from vaultfs.vault.snapshots import open_image
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vaultfs.metadata.compaction_rows import CompactionRows
-from vaultfs.vault.snapshots import Step
+from vaultfs.vault.steps import Step
 
 if TYPE_CHECKING:
     from vaultfs.ids import SegmentId
     from vaultfs.vault.filesystem import FileSystem
-    from vaultfs.vault.snapshots import Steps
+    from vaultfs.vault.steps import Steps
 
 ROWS_AT_ONCE: Final = 1024
 ASKED_AT_ONCE: Final = 16

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from backup_faults.real_processes import Forker
 
 NATIVE_VARIABLE = "VAULTFS_TEST_NATIVE"
+PASSWORD = "correct horse battery staple"
 PACKAGE = Path(__file__).parent
 
 
@@ -38,16 +39,18 @@ class Volume:
         backing: where its bytes are stored in the end.
     """
 
-    def __init__(self, base: Path, native: Path | None) -> None:
+    def __init__(self, base: Path, native: Path | None, forker: Forker) -> None:
+        self._forker = forker
         self.is_native = native is not None
         self.root = native or base / "folder"
         self.backing = native or base / "vault"
         self._passfile = base / "password"
         if not self.is_native:
-            self._passfile.write_text("correct horse battery staple\n", encoding="ascii")
+            self._passfile.write_text(f"{PASSWORD}\n", encoding="ascii")
             self._passfile.chmod(0o600)
             self.root.mkdir()
             self._vaultfs("init", self.backing, "--passfile", self._passfile, "--kdf-memory", "64M")
+            forker.stretch(self.backing, PASSWORD)
 
     def mount(self) -> None:
         if self.is_native:
@@ -66,23 +69,17 @@ class Volume:
         self.mount()
 
     def _vaultfs(self, *words: str | Path) -> None:
-        result = subprocess.run(
-            [sys.executable, "-m", "vaultfs.cli", *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, f"vaultfs {words[0]}: exit code {result.returncode}\n{result.stderr}"
+        ended = self._forker.run(*words)
+        assert ended.code == 0, f"vaultfs {words[0]}: exit code {ended.code}\n{ended.err}"
 
 
 @contextmanager
-def new_volume() -> Iterator[Volume]:
+def new_volume(forker: Forker) -> Iterator[Volume]:
     # Not below pytest's own directory: other users could not reach it.
     base = Path(tempfile.mkdtemp(prefix="vaultfs-posix-"))
     base.chmod(0o711)
     native = os.environ.get(NATIVE_VARIABLE)
-    volume = Volume(base, Path(native).resolve() if native else None)
+    volume = Volume(base, Path(native).resolve() if native else None, forker)
     volume.mount()
     try:
         yield volume
@@ -105,16 +102,16 @@ def folder_in(volume: Volume) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def volume() -> Iterator[Volume]:
+def volume(forker: Forker) -> Iterator[Volume]:
     """The volume that all tests share."""
-    with new_volume() as volume:
+    with new_volume(forker) as volume:
         yield volume
 
 
 @pytest.fixture
-def own_volume() -> Iterator[Volume]:
+def own_volume(forker: Forker) -> Iterator[Volume]:
     """A volume of the test's own, that it may unmount."""
-    with new_volume() as volume:
+    with new_volume(forker) as volume:
         yield volume
 
 

@@ -20,6 +20,8 @@ _TESTS = {
     if name.startswith("test_") and _STORES & set(inspect.signature(test).parameters)
 }
 globals().update(_TESTS)
+TestContract = contract.TestContract
+objects = contract.objects
 
 
 def test_the_contract_was_found() -> None:

@@ -1,14 +1,12 @@
-"""A small file of this user in JSON: read strictly and within bounds, replaced as a whole, one writer at a time.
+"""A small file in JSON: read strictly and within bounds, replaced as a whole, one writer at a time.
 
 A reader needs no lock: it finds the file as it was before a change or after it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +15,13 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from vaultfs.errors import FormatTooNewError, IntegrityError, VaultLockedError
-from vaultfs.storage.durable import atomic_replace, fsync_directory, storage_errors
+from vaultfs.storage.durable import atomic_replace, storage_errors
+from vaultfs.storage.private_files import exclusive_lock
 
 FORMAT_VERSION: Final = 1
 
 _LOCK_PATIENCE_S: Final = 10.0
 """A change takes some milliseconds; ten seconds are a disk that hardly answers."""
-_LOCK_PAUSE_S: Final = 0.02
 
 _Content = TypeVar("_Content", bound=msgspec.Struct)
 
@@ -71,6 +69,17 @@ class KeptFile(Generic[_Content]):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise self.damaged(str(error)) from error
 
+    def encode(self, content: _Content) -> bytes:
+        """What `save` would write.
+
+        Raises:
+            IntegrityError: it would be larger than it may be.
+        """
+        data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+        if len(data) > self._largest_bytes:
+            raise IntegrityError(f"{self._title} would have {len(data)} bytes; it may have {self._largest_bytes}")
+        return data
+
     def save(self, content: _Content) -> None:
         """Replace it; it is on the disk when this returns.  The caller has it `locked`.
 
@@ -78,10 +87,7 @@ class KeptFile(Generic[_Content]):
             IntegrityError: it would be larger than it may be.
             NoSpaceError, ReadOnlyError, StorageError: the old file is still there.
         """
-        data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-        if len(data) > self._largest_bytes:
-            raise IntegrityError(f"{self._title} would have {len(data)} bytes; it may have {self._largest_bytes}")
-        atomic_replace(self.path, data)
+        atomic_replace(self.path, self.encode(content))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -92,18 +98,9 @@ class KeptFile(Generic[_Content]):
             NoSpaceError, ReadOnlyError, StorageError: there can be no lock.
         """
         lock = self.path.with_name(f"{self.path.name}.lock")
-        make_private_directory(lock.parent)
-        with storage_errors(f"cannot lock {lock}"):
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            deadline_s = time.monotonic() + _LOCK_PATIENCE_S
-            while not _try_lock(descriptor):
-                if time.monotonic() > deadline_s:
-                    raise VaultLockedError(f"another process has been changing {self.path} for too long; try again")
-                time.sleep(_LOCK_PAUSE_S)
+        too_long = VaultLockedError(f"another process has been changing {self.path} for too long; try again")
+        with exclusive_lock(lock, _LOCK_PATIENCE_S, too_long):
             yield
-        finally:
-            os.close(descriptor)
 
     def damaged(self, why: str) -> IntegrityError:
         """The error for content that makes no sense; the caller raises it.
@@ -128,23 +125,3 @@ class KeptFile(Generic[_Content]):
         if len(data) > self._largest_bytes:
             raise self.damaged(f"it has more than {self._largest_bytes} bytes")
         return data
-
-
-def make_private_directory(path: Path) -> None:
-    """Make a directory that only this user may look into, durably, unless it is there.
-
-    Raises:
-        NoSpaceError, ReadOnlyError, StorageError: it cannot be made.
-    """
-    with storage_errors(f"cannot create {path}"):
-        if not path.is_dir():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fsync_directory(path.parent)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

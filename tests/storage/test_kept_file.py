@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from vaultfs.errors import StorageError, VaultLockedError
-from vaultfs.mesh import kept_file
-from vaultfs.mesh.kept_file import KeptFile, make_private_directory
+from vaultfs.storage import kept_file
+from vaultfs.storage.kept_file import KeptFile
+from vaultfs.storage.private_files import make_private_directory
 
 
 class Content(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from backup_faults.real_processes import Forker
@@ -38,6 +39,11 @@ SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 1 << 30
 
 _scratch_numbers = itertools.count()
+
+# How long an example takes says how busy the machine is, and nothing of vaultfs.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -58,6 +58,9 @@ def test_installed(backed_up: Path, disk: Path, units: Path, fake: Programs, run
     settings = section(service.read_text(), "Service")
     assert dict(settings)["Type"] == "oneshot"
     assert dict(settings)["NoNewPrivileges"] == "yes"
+    assert (dict(settings)["Restart"], dict(settings)["RestartSec"]) == ("on-failure", "10min")
+    final = {int(code) for code in dict(settings)["RestartPreventExitStatus"].split()}
+    assert {int(code) for code in ExitCode} - final == {0, 17}, "who could not be reached is tried again"
     assert not {"SuccessExitStatus", "User", "PrivateTmp", "ProtectHome"} & dict(settings).keys()
     program, *arguments = command_of(service.read_text())
     assert (os.path.isabs(program), os.access(program, os.X_OK)) == (True, True)

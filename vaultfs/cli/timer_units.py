@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from vaultfs.cli.unit_syntax import command_line, environment_lines, plain
-from vaultfs.errors import UsageError
+from vaultfs.errors import ExitCode, UsageError
 
 MARK: Final = "# Written by 'vaultfs sync --install-timer', which replaces it; change it with 'systemctl edit'."
 """The first line of a unit, by which we know our own."""
@@ -32,6 +32,9 @@ Description=Copy the vault {description} to its remotes
 [Service]
 Type=oneshot
 ExecStart={command}
+Restart=on-failure
+RestartPreventExitStatus={final}
+RestartSec=10min
 {environment}Nice=10
 IOSchedulingClass=idle
 UMask=0077
@@ -43,6 +46,9 @@ RestrictNamespaces=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
 """
+# A timer that missed its time fires when the machine wakes up, before its network does; so who could not be reached is
+# tried again, and nothing else, which only a person can mend.
+_FINAL: Final = " ".join(str(int(code)) for code in ExitCode if code not in {ExitCode.OK, ExitCode.REMOTE_UNREACHABLE})
 # Nothing that needs a mount namespace of its own: the folders of mounted vaults must be seen as they are.  Whatever is
 # not 0 is a failure, 3 too.
 _TIMER: Final = """\
@@ -94,6 +100,7 @@ class SyncTimer:
             description=plain(str(self.vault)),
             unit="Wants=network-online.target\nAfter=network-online.target\n" if self.is_system else "",
             command=command_line(self.program, words),
+            final=_FINAL,
             environment=environment_lines(self.environment),
         )
 

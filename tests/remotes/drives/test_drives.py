@@ -289,7 +289,8 @@ class TestListings:
 
         def remove(request: Request) -> None:
             if request.path == "/2/files/list_folder" and request.document["path"].endswith("/c"):
-                for path in [each for each in fake.names if "/c" in each]:
+                # not only "/c": the folder of the remote may be called so, and with it all would go
+                for path in [each for each in fake.names if each.endswith("/c") or "/c/" in each]:
                     del fake.names[path]
                     fake.files.pop(path, None)
 

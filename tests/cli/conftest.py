@@ -343,6 +343,22 @@ def no_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def scratch_directories(own_state: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to the user lies where syncing costs nothing."""
+    for name in ("CONFIG", "CACHE", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(scratch / name.lower()))
+
+
+@pytest.fixture
+def no_scrub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers do not look after their disks meanwhile: they would find damage before anybody asks."""
+    from vaultfs.mesh.replica_scrub import Scrubbed  # few tests need it
+    from vaultfs.mesh.replicas import ReplicaStore  # likewise
+
+    monkeypatch.setattr(ReplicaStore, "scrub_some", lambda _store, _most_bytes: Scrubbed(0, 0, (), True))
+
+
+@pytest.fixture
 def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The address book and the identity of one test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

@@ -13,25 +13,13 @@ from mesh_store.peers import RunningPeer
 
 from vaultfs.errors import ExitCode
 from vaultfs.mesh.client import MeshClient
-from vaultfs.mesh.replica_scrub import Scrubbed
-from vaultfs.mesh.replicas import ReplicaStore
 
 from .conftest import Run, Said, make_snapshot, write_file
 from .mesh_household import Household, household
 
 DATA = os.urandom(300_000)
 
-
-@pytest.fixture(autouse=True)
-def user_directories(own_state: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CONFIG", "CACHE", "STATE"):
-        monkeypatch.setenv(f"XDG_{name}_HOME", str(scratch / name.lower()))
-
-
-@pytest.fixture(autouse=True)
-def no_scrub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers do not look after their disks meanwhile: they would find damage before anybody asks."""
-    monkeypatch.setattr(ReplicaStore, "scrub_some", lambda _store, _most_bytes: Scrubbed(0, 0, (), True))
+pytestmark = pytest.mark.usefixtures("scratch_directories", "no_scrub")
 
 
 @pytest.fixture(scope="module")

@@ -38,15 +38,15 @@ BIO_BYTES: Final = 32 << 10
 SEND_BYTES: Final = 64 << 10
 LOT_RECEIVE_BYTES: Final = 128 << 10
 LOT_BIO_BYTES: Final = 64 << 10
-"""`BIO_BYTES` of a body.  With half of it a receiver takes 4 % longer, and with twice as much 3 % less; but then 128
-connections that have brought one would keep 22 MiB."""
+"""`BIO_BYTES` of a body.  With half of it both sides took 4 % longer, and with twice as much 7 % less, in single
+trials; but then 128 connections that have brought one would keep 22 MiB."""
 LOT_S: Final = 0.1
 """How long a thread moves bytes before it lets others, and a cancellation, have their turn."""
 KEY_ANSWERS_BYTES: Final = 4 << 10
 """While bytes are read in a thread nothing is sent.  For each 27 bytes that ask for new keys of TLS an answer of 27
 bytes waits for that; who asks more than 150 times within one object wants to fill the memory."""
 _LINGER_MS: Final = 20
-"""How long a thread waits for the other side before it leaves that to the loop.  A turn there costs 0.2 ms of the
+"""How long a thread waits for the other side before it leaves that to the loop.  A turn there costs some 0.2 ms of the
 processor, and two sides that take turns make each other wait: with 2 ms it was a tenth of all that a body takes."""
 _FAREWELL_S: Final = 1.0
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,37 +13,17 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT
 
-from vaultfs.crypto.kdf import KdfParameters
-from vaultfs.crypto.slots import Secret
 from vaultfs.fuse import kernel_mount
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.session import MountRequest, Tricks, serve
-from vaultfs.vault.api import Vault
 from vaultfs.vault.filesystem import FileSystem
-from vaultfs.vault.opening import create_vault, open_filesystem
 
-KEY, _ = Secret.generate_recovery()
 STEPS = 500
 """Of 10 ms."""
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def fs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileSystem]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    create_vault(tmp_path / "vault", KEY, kdf=KdfParameters.weakest())
-    fs = open_filesystem(tmp_path / "vault", KEY)
-    try:
-        vault = Vault(fs)
-        with vault.open("/file", "wb") as file:
-            file.write(os.urandom(100_000))
-        vault.commit()
-        yield fs
-    finally:
-        fs.abandon()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,39 +15,19 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT
 
-from vaultfs.crypto.kdf import KdfParameters
-from vaultfs.crypto.slots import Secret
 from vaultfs.fuse.admission import Admission
 from vaultfs.fuse.durability import Durability
 from vaultfs.fuse.operations import VaultOperations
 from vaultfs.fuse.read_around import ReadAround
 from vaultfs.fuse.session import MOST_WORKERS, MountRequest, serve
-from vaultfs.vault.api import Vault
 from vaultfs.vault.filesystem import FileSystem
-from vaultfs.vault.opening import create_vault, open_filesystem
 
-KEY, _ = Secret.generate_recovery()
-FILE_BYTES = 512 << 10
+from .conftest import FILE_BYTES
+
 STEPS = 500
 """Steps of 10 ms: long enough for anything that happens at all."""
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def fs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileSystem]:
-    """A vault with a file of four chunks."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    create_vault(tmp_path / "vault", KEY, kdf=KdfParameters.weakest())
-    fs = open_filesystem(tmp_path / "vault", KEY)
-    try:
-        vault = Vault(fs)
-        with vault.open("/file", "wb") as file:
-            file.write(os.urandom(FILE_BYTES))
-        vault.commit()
-        yield fs
-    finally:
-        fs.abandon()
 
 
 class Watched(VaultOperations):
